@@ -21,6 +21,7 @@ from workers.jobs.send import SendJob
 from workers.lane.worker import Worker
 from workers.ledger.plans import load_catalogue
 from workers.telemetry.health import Health
+from workers.topology import GROUP_OF
 
 
 @dataclass(slots=True)
@@ -89,10 +90,10 @@ def in_partition(settings: Settings, number: int) -> str:
     return account
 
 
-async def at_the_end(settings: Settings, *numbers: int) -> None:
-    """Wait until the send group has read so many partitions to their ends."""
-    places = [TopicPartition(SEND_REQUESTS, number) for number in numbers]
-    async with reader(settings, SendJob.group) as consumer:
+async def at_the_end(settings: Settings, *numbers: int, topic: str = SEND_REQUESTS) -> None:
+    """Wait until the group of a topic has read so many partitions to their ends."""
+    places = [TopicPartition(topic, number) for number in numbers]
+    async with reader(settings, GROUP_OF[topic]) as consumer:
 
         async def done() -> bool:
             end = await consumer.end_offsets(places)

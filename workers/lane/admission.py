@@ -25,7 +25,8 @@ class Admission:
 
     def __init__(self, work: Work, rows: LaneRows) -> None:
         self._rows, self._health, self._assignor = rows, work.clients.health, work.clients.assignor
-        self._order = Order(work.clients.pool, work.clients.ends, rows, work.settings.order_seconds)
+        clients = work.clients
+        self._order = Order(clients.pool, clients.ends, rows, work.settings.order_seconds, clients.topic_ids)
 
     async def admit(self, received: Sequence[tuple[Lane, Taken]]) -> list[LaneBatch]:
         """Return what may be decided now of each lane that need not wait. The rest is received again.
@@ -57,11 +58,9 @@ class Admission:
         for lane, each in taken.items():
             records = lane.wait.cut(each.records)
             received.append(Received(lane, records, _other_places(lane, records, self._assignor.shard)))
-        decidable, failed = await self._order.admit(received)
+        decidable = await self._order.admit(received)
         for lane in taken.keys() - decidable.keys():
             lane.inbox.put_back(taken[lane])
-            if lane in failed:
-                lane.postpone(failed[lane])
         return [LaneBatch(lane, _cut(lane, taken[lane], each.records), each) for lane, each in decidable.items()]
 
     async def _hold(self, lane: Lane, taken: Taken) -> None:

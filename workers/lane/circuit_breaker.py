@@ -7,6 +7,8 @@ decided after the fix, and what went before can be sent again.
 
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from uuid import UUID
 
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
@@ -32,6 +34,20 @@ class CircuitBreaker:
         self._read = 0
         self._reasons: Counter[str] = Counter()
         self._counted_to: dict[TopicPartition, int] = {}
+        self._read_of: dict[TopicPartition, tuple[UUID | None, datetime | None]] = {}
+
+    def begin(self, place: TopicPartition, topic_id: UUID | None, since: datetime | None) -> None:
+        """Take note of what a lane is about to read. After another topic, its records count from the first one.
+
+        Args:
+            place: the lane's partition.
+            topic_id: of the topic.
+            since: the lane's watermark as this topic followed another one, or one that had lost its records.
+
+        """
+        if self._read_of.setdefault(place, (topic_id, since)) != (topic_id, since):
+            self._read_of[place] = topic_id, since
+            self._counted_to.pop(place, None)
 
     def record(self, records: Sequence[ConsumerRecord], refused: Mapping[Place, Undecodable], stored: int = 0) -> None:
         """Count a batch, each record once however often it is decided.

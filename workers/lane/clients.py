@@ -1,6 +1,7 @@
 """The clients, the limits and the reports that the lanes of one worker share."""
 
 from typing import NamedTuple
+from uuid import UUID
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
@@ -26,3 +27,4 @@ class Clients(NamedTuple):
     ends: EndOffsets
     traces: Traces
     assignor: ShardAssignor  # the consumer's; its `shard` is what the worker knows of its server
+    topic_ids: dict[str, UUID]  # that the input topics were last seen to have

@@ -64,7 +64,31 @@ class Decider:
         self._job, self._rows, self._breaker, self._health, self._traces = job, rows, breaker, health, traces
         self._log = structlog.get_logger("inmail.worker").bind(worker=job.group)
 
-    async def finish_step(self, batch: LaneBatch) -> bool:
+    async def finish_steps(self, batches: Sequence[LaneBatch]) -> list[LaneBatch]:
+        """Return the batches of which no step is left; do one of each of the others.
+
+        A lane that is kept from its rows is interrupted, and begins again; the others go on.
+
+        Raises:
+            FencedError: when a lane has a newer owner.
+            PostgresError, OSError: when several lanes after one another were kept: each waits as long as a lock may.
+
+        """
+        finished: list[LaneBatch] = []
+        locked = 0
+        for batch in batches:
+            try:
+                if await self._finish_step(batch):
+                    finished.append(batch)
+                locked = 0
+            except _LOCKED as error:
+                locked += 1
+                if locked > _MOST_LOCKED:
+                    raise
+                batch.lane.inbox.interrupt(error)
+        return finished
+
+    async def _finish_step(self, batch: LaneBatch) -> bool:
         """Return whether no step of a lane's batch is left; else do one, in a transaction of its own.
 
         The lane's next turn goes on with the next step; after a stop its next owner does.

@@ -1,6 +1,6 @@
 """A lane's inbox: what the consumer fetched for the lane and no turn has taken yet. Bounded, and never waited for."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -74,12 +74,16 @@ class Inbox:
         self._position, self.error = None, None
 
     def offer(self, records: Sequence[ConsumerRecord], position: int) -> None:
-        """Take what the consumer fetched, and where it stands after it; nothing of before the lane's offset."""
-        if self._position is None or (records and records[0].offset < self._position):
+        """Take what the consumer fetched, and where it stands after it; nothing of before the lane's offset.
+
+        What was fetched from before that offset on and passes it is taken from there: the consumer fetches on after it.
+        """
+        if self._position is None:
             return
-        if records or position > self._position:
-            self._chunks.append(Taken(records, position))
-            self._bytes += sum(map(_size, records))
+        new = records[bisect_left(records, self._position, key=lambda record: record.offset) :]
+        if new or position > self._position:
+            self._chunks.append(Taken(new, position))
+            self._bytes += sum(map(_size, new))
             self._position = position
             self._changed()
 

@@ -131,14 +131,6 @@ class Lane:
         else:  # what was found, and left out, was received earlier, and so was what may be found beyond it
             row.published = max(row.published or 0, offset)
 
-    def postpone(self, error: Exception) -> None:
-        """Keep what was received, and look again later: longer after each failure in a row."""
-        seconds = back_off_seconds(self.failures)
-        self.failures += 1
-        self.wait.look_at = monotonic() + seconds
-        self.health.fails(error)
-        self._log.warning("order_not_known", error=describe_error(error), seconds=round(seconds, 3))
-
     def _halt(self, reason: str) -> None:
         self.failures = 0
         self.open_at = monotonic() + _HALTED_SECONDS

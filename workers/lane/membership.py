@@ -63,15 +63,18 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is
         finally:
             self._stopping = True
             errors = [task_error(each, stopped=False) for each in reasons if each.done()]
-            for error in errors:
-                if error is not None and not isinstance(error, ConsumerLostError):
-                    self._health.ends(error)
-            if stopped.done() or any(errors):
+            final = [error for error in errors if error is not None and not isinstance(error, ConsumerLostError)]
+            for error in final:
+                self._health.ends(error)
+            if stopped.done() or final:
                 self._health.drains()
+            elif any(errors):
+                self._health.rejoins()
             ending.set()
             for task in (starting, watch, stopped):  # joining a group can take longer than a drain may
                 task.cancel()
             late = await self._end(pump)
+            self._forget(list(self.lanes))  # a consumer that stops tells no listener
         errors += [task_error(each, stopped=True) for each in (self._owners.failed, pump) if each.done()]
         for error in filter(None, errors):
             raise error
@@ -188,9 +191,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is
         leaving = {place: self.lanes[place] for place in revoked if place in self.lanes}
         self._health.joins()
         drained = await self._owners.give_up(list(leaving.values()), self._settings.drain_seconds)
-        for place in leaving:
-            del self.lanes[place]
-            self._health.lost(place)
+        self._forget(leaving)
         if leaving:
             self._log.info("revoked", partitions=sorted(place.partition for place in leaving), drained=drained)
 
@@ -208,6 +209,12 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is
         self._owners.adopt(list(lanes.values()))
         self._health.joined()
         self._log.info("assigned", partitions=sorted(place.partition for place in lanes))
+
+    def _forget(self, places: Iterable[TopicPartition]) -> None:
+        """Forget lanes. The next consumer may have a lane of a place already: its health is not of this membership."""
+        for place in places:
+            if self.lanes.pop(place, None) is not None:
+                self._health.lost(place)
 
     def _see_topic(self, topic_id: UUID) -> None:
         """Take note of the id that the topic has now: another one ends what lanes do with the last one."""

@@ -1,8 +1,9 @@
 """Another lane that a lane waits for, as its row in Postgres has it: how far it has come, and what it gives."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from aiokafka import TopicPartition
 
@@ -15,7 +16,7 @@ __all__ = ["Neighbour", "read_neighbours"]
 
 _INSTANT = timedelta(milliseconds=1)  # the broker's clock tells no shorter one
 _ROWS = """
-select l.topic, l.partition, l.consumer_group, l.next_offset, l.as_of, l.head, l.awaited, l.epoch
+select l.topic, l.partition, l.consumer_group, l.next_offset, l.as_of, l.head, l.awaited, l.epoch, l.topic_id
 from lanes as l
 inner join unnest($1::text[], $2::integer[]) as u (topic, partition) using (topic, partition)
 """
@@ -26,7 +27,7 @@ class Neighbour(NamedTuple):
 
     place: TopicPartition
     consumer_group: str
-    offset: int | None  # after the last record whose outcome is stored; None: it has not stored anything yet
+    offset: int | None  # after the last record whose outcome is stored, 0 of another topic; None: none was stored yet
     as_of: datetime
     head: datetime | None
     awaited: bool
@@ -59,15 +60,29 @@ class Neighbour(NamedTuple):
         return TOPIC_RANK[self.place.topic] < TOPIC_RANK[topic]
 
 
-async def read_neighbours(pool: Pool, places: Sequence[TopicPartition]) -> list[Neighbour]:
-    """Return the lanes of some places; one that never ran has read nothing."""
+async def read_neighbours(
+    pool: Pool, places: Sequence[TopicPartition], topic_ids: Mapping[str, UUID]
+) -> list[Neighbour]:
+    """Return the lanes of some places; one that never ran has read nothing.
+
+    Nor has one whose topic was deleted and created again: until an operator lets it go on with what is there now, its
+    row has the offset of the topic before. Such an offset may be within the new topic, so it does not show by itself.
+
+    Args:
+        pool: of the books.
+        places: whose lanes they are.
+        topic_ids: the ids that topics have now, of those that are known.
+
+    """
     rows = await pool.fetch(_ROWS, [place.topic for place in places], [place.partition for place in places])
     found = {TopicPartition(topic, partition): columns for topic, partition, *columns in map(tuple, rows)}
-    return [_neighbour(place, found.get(place)) for place in places]
+    return [_neighbour(place, found.get(place), topic_ids.get(place.topic)) for place in places]
 
 
-def _neighbour(place: TopicPartition, columns: Sequence[Any] | None) -> Neighbour:
+def _neighbour(place: TopicPartition, columns: Sequence[Any] | None, topic_id: UUID | None) -> Neighbour:
     if columns is None:
         return Neighbour(place, GROUP_OF[place.topic], None, EARLIEST, None, awaited=False, epoch=0)
-    group, offset, as_of, head, awaited, epoch = columns
+    group, offset, as_of, head, awaited, epoch, read_topic_id = columns
+    if topic_id is not None and read_topic_id not in (None, topic_id):
+        offset = 0
     return Neighbour(place, group, offset, as_of or EARLIEST, head, awaited, epoch)

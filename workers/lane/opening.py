@@ -11,6 +11,7 @@ from infra.kafka.topic_ids import topic_ids
 from infra.kafka.transactions import Message, TransactionTimes
 from infra.retry import SERVER_ERRORS, is_retriable
 from infra.settings import Settings
+from schemas.catalogue import INPUT_TOPICS
 from workers.errors import FencedError, LaneError
 from workers.jobs.job import Job, StoredRange
 from workers.lane.clients import Clients
@@ -40,6 +41,7 @@ class Opening:
     def __init__(self, job: Job, clients: Clients, rows: LaneRows, settings: Settings) -> None:
         self._job, self._rows, self._settings = job, rows, settings
         self._consumer, self._admin, self._pool = clients.consumer, clients.admin, clients.pool
+        self._topic_ids, self._breaker = clients.topic_ids, clients.breaker
         self._ended = EndedTopics(settings, clients.pool, job, rows)
         self._log = structlog.get_logger("inmail.worker").bind(worker=job.group)
 
@@ -95,7 +97,9 @@ class Opening:
         """Return where lanes begin, all asked for together; those that cannot be believed fail."""
         places = [lane.place for lane in lanes]
         topic = self._rows.topic
-        topic_id = (await topic_ids(self._admin, [topic])).get(topic)
+        found = await topic_ids(self._admin, INPUT_TOPICS)  # the neighbours' as well: what their rows say is of a topic
+        self._topic_ids.update(found)
+        topic_id = found.get(topic)
         committed = await committed_offsets(self._admin, self._job.group, places)
         oldest = await self._consumer.beginning_offsets(places)
         ends = await self._consumer.end_offsets(places)
@@ -144,6 +148,7 @@ class Opening:
         """Publish what an earlier owner left where the input is gone, and seek."""
         row = lane.row
         lane.as_of, lane.stored_at_start = row.as_of, row.next_offset or 0
+        self._breaker.begin(lane.place, row.topic_id, row.topic_since)
         offset = max(start.published, start.oldest)
         if start.published < start.oldest:
             self._log.warning(

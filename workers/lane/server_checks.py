@@ -55,6 +55,7 @@ async def watch_servers(job: Job, settings: Settings, clients: Clients, see_topi
     """Look whether Kafka and Postgres serve, also while there is nothing to do, and whether the topics are there.
 
     A topic may be deleted and created again between two looks: its offsets would be read on as if nothing had happened.
+    So might those of a neighbour's topic, of which a lane would believe that all of it is read.
     And once the server holds other partition numbers than before, the worker asks its group for other partitions.
 
     Args:
@@ -78,8 +79,8 @@ async def watch_servers(job: Job, settings: Settings, clients: Clients, see_topi
         clients.health.is_locked(None if trouble else await locks.trouble())
         _take_numbers(shard, clients, log)
         clients.health.serves("Kafka", await coordinator.trouble())
-        if (topic_id := await _topic_id(job, clients)) is not None:
-            see_topic(topic_id)
+        if job.topic in (found := await _find_topic_ids(clients)):
+            see_topic(found[job.topic])
             if not clients.consumer.partitions_for_topic(job.topic):
                 clients.consumer.refresh_topics()
         if not (lacks_topic := await _lacks_topic(job, settings, clients)):
@@ -163,13 +164,15 @@ class _Coordinator:
         return None
 
 
-async def _topic_id(job: Job, clients: Clients) -> UUID | None:
-    """Return the id that the topic has now; None where it has none, or nobody says."""
+async def _find_topic_ids(clients: Clients) -> dict[str, UUID]:
+    """Return the ids that the input topics have now, and note them; nothing where nobody says."""
     try:
         async with asyncio.timeout(_SERVERS_SECONDS):
-            return (await topic_ids(clients.admin, [job.topic])).get(job.topic)
+            found = await topic_ids(clients.admin, INPUT_TOPICS)
     except SERVER_ERRORS:
-        return None
+        return {}
+    clients.topic_ids.update(found)
+    return found
 
 
 async def _lacks_topic(job: Job, settings: Settings, clients: Clients) -> str:

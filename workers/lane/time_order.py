@@ -14,10 +14,11 @@ held up by none that has told its own.
 A turn asks once for all its lanes: one question for the ends, one for the rows. A lane that has to wait is passed over,
 and the turn goes on with the others.
 
-The wait for a lane is bounded (INMAIL_ORDER_SECONDS). Beyond its limit a lane goes on, and at once while the other has
-not moved since a wait for it was in vain. What is decided so is noted in `decided_ahead`, and what would be refused for
-want of credit is not decided for good (`balance_not_current`). The order is the brokers': where their clocks differ by
-more than a record takes to be read, a late record is noted there too.
+The wait for a lane is bounded (INMAIL_ORDER_SECONDS), also where the brokers do not tell what it has unread. Beyond its
+limit a lane goes on, and at once while the other has not moved since a wait for it was in vain. What is decided so is
+noted in `decided_ahead`, and what would be refused for want of credit is not decided for good (`balance_not_current`).
+The order is the brokers': where their clocks differ by more than a record takes to be read, a late record is noted
+there too.
 
 A tick gives nobody a credit, and what it takes comes out the same without it (`apply_caps.sql`). So the expiry lane is
 waited for only while it runs in time, and a moment at most: its lines then stand in the order of time.
@@ -29,11 +30,12 @@ They do not wait for it in turn, since nobody knows where such a producer will h
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import accumulate
-from time import monotonic
-from typing import Any, NamedTuple, TypeVar
+from types import MappingProxyType
+from typing import NamedTuple
+from uuid import UUID
 
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
@@ -41,22 +43,19 @@ from aiokafka.structs import ConsumerRecord
 from infra.clock import LATEST
 from infra.kafka.end_offsets import EndOffsets
 from infra.postgres import Pool
-from infra.retry import SERVER_ERRORS, is_retriable, suppress_retriable
 from schemas.catalogue import EXPIRY_TICKS
 from workers.jobs.decoding import decision_time, latest_decision_time
 from workers.jobs.record_times import TimePolicy
 from workers.lane.lane import Lane
 from workers.lane.lane_rows import LaneRows
 from workers.lane.neighbour import Neighbour, read_neighbours
+from workers.lane.partition_bounds import PartitionBounds, all_places
 from workers.topology import TOPIC_RANK
 
 __all__ = ["Decidable", "Order", "Overtaken", "Received"]
 
 _TICK_SECONDS = 0.25  # for the expiry lane
 _AWAY_SECONDS = 1.0  # a lane that runs has mostly read on by then
-_STARTS_SECONDS = 60.0  # how long it is believed where a lane begins that has not read on
-_ANSWER_SECONDS = 1.0  # for a question to Kafka that a turn waits for
-_ALONE_SECONDS = 120.0  # for so long after a question that was not answered in time, each lane asks for its own ends
 
 
 class Overtaken(NamedTuple):
@@ -84,40 +83,45 @@ class Decidable(NamedTuple):
     is_misplaced: bool = False  # some records belong to accounts of other lanes
 
 
-_Answer = TypeVar("_Answer")
-
-
 class Order:
     """The place of one worker's lanes among their neighbours."""
 
-    def __init__(self, pool: Pool, ends: EndOffsets, rows: LaneRows, limit_seconds: float) -> None:
-        """Take the pool, the topics' ends, the lanes' rows, and how long a lane waits at most; 0: never."""
-        self._pool = pool
-        self._ends = ends
+    def __init__(
+        self,
+        pool: Pool,
+        ends: EndOffsets,
+        rows: LaneRows,
+        limit_seconds: float,
+        topic_ids: Mapping[str, UUID] = MappingProxyType({}),
+    ) -> None:
+        """Take the pool, the topics' ends, the lanes' rows, how long a lane waits at most (0: never), and topics' ids.
+
+        The ids are those that topics were last seen to have: what a row says of another topic says nothing.
+        """
+        self._pool, self._topic_ids = pool, topic_ids
+        self._bounds = PartitionBounds(ends, topic_ids)
         self._rows = rows
         self._limit = limit_seconds
         self._topics = [topic for topic in TOPIC_RANK if topic != rows.topic]
-        self._starts: dict[TopicPartition, tuple[int, float]] = {}  # where a lane begins, and until when that holds
-        self._asking: dict[Lane, asyncio.Task[dict[TopicPartition, int]]] = {}  # each for the ends of its neighbours
-        self._alone_until = 0.0
 
-    async def admit(self, received: Sequence[Received]) -> tuple[dict[Lane, Decidable], dict[Lane, Exception]]:
+    async def admit(self, received: Sequence[Received]) -> dict[Lane, Decidable]:
         """Return of each lane how many records may be decided now, one at least. One that has to wait is left out.
 
-        Its `wait` tells when to look again. Beside them, the lanes of which it cannot be known, and why.
+        Its `wait` tells when to look again.
         """
         if not self._limit and self._rows.topic != EXPIRY_TICKS:
-            return {lane: Decidable(len(records), is_misplaced=bool(others)) for lane, records, others in received}, {}
-        stale = [lane for lane, records, _ in received if lane.wait.begin(records) and lane in self._asking]
-        for lane in {*stale, *(lane for lane in self._asking if lane.is_leaving)}:
-            self._asking.pop(lane).add_done_callback(_retrieve)
+            return {lane: Decidable(len(records), is_misplaced=bool(others)) for lane, records, others in received}
+        for lane, records, _ in received:
+            lane.wait.begin(records)
         received = [each._replace(records=each.lane.wait.cut(each.records)) for each in received]
         places = {each.lane: self._places(each) for each in received}
         # At once, since each turn waits for both: a row older than the ends may only let less through.
-        failed, rows = await asyncio.gather(self._ask_ends(places), read_neighbours(self._pool, _all(places)))
+        _, rows = await asyncio.gather(
+            self._bounds.ask_ends(places), read_neighbours(self._pool, all_places(places), self._topic_ids)
+        )
         found = {row.place: row for row in rows}
-        asked = [(each, [found[place] for place in places[each.lane]]) for each in received if each.lane not in failed]
-        await self._ask_starts(
+        asked = [(each, [found[place] for place in places[each.lane]]) for each in received]
+        await self._bounds.ask_starts(
             row for each, rows in asked for row in self._held(each, rows) if self._seems_away(row, each.lane)
         )
         decidable: dict[Lane, Decidable] = {}
@@ -127,7 +131,7 @@ class Order:
                 each.lane.wait.end()
                 each.lane.health.waits_for(None)
         await self._announce([each for each, _ in asked if each.lane not in decidable])
-        return decidable, failed
+        return decidable
 
     def _places(self, received: Received) -> list[TopicPartition]:
         own = [TopicPartition(topic, received.lane.partition) for topic in self._topics]
@@ -161,11 +165,10 @@ class Order:
         return [row for row in rows if self._allows(lane, row) < first]
 
     def _allows(self, lane: Lane, row: Neighbour) -> datetime:
-        start, _ = self._starts.get(row.place, (0, 0.0))
-        return row.allows(self._rows.topic, lane.wait.ends[row.place], start)
+        return row.allows(self._rows.topic, self._bounds.end(lane, row), self._bounds.start(row))
 
     def _has_unread(self, lane: Lane, row: Neighbour) -> bool:
-        return (row.offset or 0) < lane.wait.ends[row.place]
+        return max(row.offset or 0, self._bounds.start(row)) < self._bounds.end(lane, row)
 
     def _is_passed_over(self, lane: Lane, row: Neighbour) -> bool:
         """Tell whether a lane that has records unread is waited for no longer."""
@@ -191,82 +194,15 @@ class Order:
         if news:
             await self._rows.announce_waiting(news)
 
-    # -- what Kafka is asked ------------------------------------------------------------------------------------------
-
-    async def _ask_ends(self, places: Mapping[Lane, Sequence[TopicPartition]]) -> dict[Lane, Exception]:
-        """Ask where the lanes' neighbours end, of those that do not know yet; return whose question failed."""
-        unknown = {lane: each for lane, each in places.items() if any(place not in lane.wait.ends for place in each)}
-        if not unknown:
-            return {}
-        if monotonic() >= self._alone_until and not self._asking:
-            ends = await _answer_in_time(self._ends.end_offsets(_all(unknown)))
-            if ends is not None:
-                for lane in unknown:
-                    lane.wait.ends = ends
-                return {}
-            # One partition of which the brokers tell nothing keeps the answer for all.
-            self._alone_until = monotonic() + _ALONE_SECONDS
-        return await self._ask_ends_alone(unknown)
-
-    async def _ask_ends_alone(self, unknown: Mapping[Lane, Sequence[TopicPartition]]) -> dict[Lane, Exception]:
-        """Let each lane ask for its own; one without an answer so far waits, and does not keep the others."""
-        for lane, places in unknown.items():
-            if lane not in self._asking:
-                self._asking[lane] = asyncio.create_task(self._ends.end_offsets(places))
-        await asyncio.wait([self._asking[lane] for lane in unknown], timeout=_ANSWER_SECONDS)
-        failed: dict[Lane, Exception] = {}
-        for lane in unknown:
-            if not self._asking[lane].done():
-                failed[lane] = TimeoutError("the brokers do not tell where a neighbour's partition ends")
-                continue
-            try:
-                lane.wait.ends = self._asking.pop(lane).result()
-            except SERVER_ERRORS as error:
-                if not is_retriable(error):
-                    raise
-                failed[lane] = error
-        return failed
-
     def _seems_away(self, row: Neighbour, lane: Lane) -> bool:
-        """Tell whether a lane may never have been started, or been away for longer than retention."""
-        return row.offset is None or lane.wait.seconds > _AWAY_SECONDS or row.place in lane.wait.in_vain
+        """Tell whether a lane may never have been started, or been away for longer than retention.
 
-    async def _ask_starts(self, rows: Iterable[Neighbour]) -> None:
-        """Ask where lanes begin that have not read on, unless that was asked a moment ago."""
-        now = monotonic()
-        unknown = {row.place: row for row in rows if self._starts.get(row.place, (0, 0.0))[1] < now}
-        if unknown:
-            asked = [(row.consumer_group, row.place, row.offset) for row in unknown.values()]
-            starts = await _answer_in_time(self._ends.starts(asked)) or {}
-            self._starts |= {place: (start, now + _STARTS_SECONDS) for place, start in starts.items()}
-
-
-async def _answer_in_time(question: Coroutine[Any, Any, _Answer]) -> _Answer | None:
-    """Return the answer to a question to Kafka; None where there is none in time.
-
-    The question goes on: aiokafka leaves a connection open that it was making for one that is cancelled.
-
-    Raises:
-        KafkaError: when asking again would not help.
-
-    """
-    asking = asyncio.ensure_future(question)
-    done, _ = await asyncio.wait([asking], timeout=_ANSWER_SECONDS)
-    if not done:
-        asking.add_done_callback(_retrieve)
-        return None
-    with suppress_retriable():
-        return asking.result()
-    return None
-
-
-def _all(places: Mapping[Lane, Sequence[TopicPartition]]) -> list[TopicPartition]:
-    return list(dict.fromkeys(place for each in places.values() for place in each))
-
-
-def _retrieve(asking: "asyncio.Task[object]") -> None:
-    if not asking.cancelled():
-        asking.exception()
+        Where nobody tells the end, nobody would tell the start, and it would change nothing. Who never waits asks now.
+        """
+        if not self._bounds.knows_end(lane, row):
+            return False
+        is_long = lane.wait.seconds > _AWAY_SECONDS or row.place in lane.wait.in_vain or not self._limit
+        return row.offset is None or is_long or self._bounds.was_away(row)
 
 
 def _times(records: Sequence[ConsumerRecord], as_of: datetime, times: TimePolicy) -> list[datetime]:

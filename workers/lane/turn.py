@@ -39,6 +39,7 @@ from workers.lane.inbox import Taken
 from workers.lane.lane import Lane
 from workers.lane.lane_rows import LaneRows
 from workers.lane.opening import Opening
+from workers.lane.openings import Openings
 from workers.lane.turn_queue import TurnQueue
 from workers.lane.turn_size import TRANSACTIONS, fill_turn, split_turn
 from workers.lane.work import Work
@@ -67,7 +68,7 @@ class LaneOwner:
         self._stopping = False
         self._changed = asyncio.Event()  # something arrived, failed, or was asked for
         self._turns = TurnQueue(self._changed.set)
-        self._openings: dict[asyncio.Task[None], list[Lane]] = {}
+        self._openings = Openings(self._changed.set)
         self._one_transaction = asyncio.Lock()
         self._failed: Exception | None = None  # of a transaction, or outside of the turns
         self._failures = 0  # in a row
@@ -113,7 +114,7 @@ class LaneOwner:
                     raise
                 error = doubtful
             finally:
-                await self._end_openings()
+                await self._openings.end()
                 for lane in self.lanes:
                     lane.close()
                 await self._producers.discard()
@@ -145,21 +146,12 @@ class LaneOwner:
 
     def _open_due(self) -> None:
         """Open lanes whose time has come, beside the turns of the others."""
-        under_way = {lane for lanes in self._openings.values() for lane in lanes}
-        due = (lane for lane in self.lanes - under_way if not lane.is_open and lane.open_at <= monotonic())
+        due = (lane for lane in self.lanes - self._openings.lanes if not lane.is_open and lane.open_at <= monotonic())
         if closed := sorted(due, key=lambda lane: lane.partition):
             for lane in closed:
                 lane.open_at = 0.0
                 lane.health.opens()
-            opening = asyncio.create_task(self._open(closed))
-            self._openings[opening] = closed
-            opening.add_done_callback(lambda _: self._changed.set())
-
-    async def _end_openings(self) -> None:
-        for opening in self._openings:
-            opening.cancel()
-        await asyncio.gather(*self._openings, return_exceptions=True)
-        self._openings.clear()
+            self._openings.begin(closed, self._open(closed))
 
     # -- turn after turn ----------------------------------------------------------------------------------------------
 
@@ -179,14 +171,13 @@ class LaneOwner:
                 elif not self._changed.is_set():
                     await self._wait()
         finally:
+            self._openings.cancel()  # at once: the end of a turn may take long, and a next owner have the lanes by then
             await self._turns.end()
 
     def _see_failures(self) -> None:
         """Raise what ended a turn or an opening: this loop may be waiting for records that never come."""
         self._turns.raise_failures()
-        for opening in [each for each in self._openings if each.done()]:
-            del self._openings[opening]
-            opening.result()
+        self._openings.raise_failures()
         if self._failed is not None:
             raise self._failed
 
@@ -212,7 +203,7 @@ class LaneOwner:
     async def _decide(self, batches: Sequence[LaneBatch]) -> list[Decided]:
         """Store the outcomes of a turn: in one transaction, or several of disjoint lanes where there are many."""
         if self._job.step is not None:
-            batches = [batch for batch in batches if await self._decider.finish_step(batch)]
+            batches = await self._decider.finish_steps(batches)
         # All are waited for: one that went on after another has failed would store beside the next beginning.
         parts = await asyncio.gather(*map(self._decider.decide, split_turn(batches)), return_exceptions=True)
         if errors := [each for each in parts if isinstance(each, BaseException)]:
@@ -241,6 +232,8 @@ class LaneOwner:
     async def _transact(self, messages: Sequence[Message], offsets: Mapping[TopicPartition, int]) -> TransactionTimes:
         """Publish in a Kafka transaction, after the one before has ended."""
         async with self._one_transaction:
+            if self._failed is not None:  # the producers are of no more use
+                raise self._failed
             try:
                 return await self._producers.publish(messages, offsets, self._job.group)
             except BaseException as error:
@@ -250,8 +243,8 @@ class LaneOwner:
 
     async def _wait(self) -> None:
         """Wait until something has changed, or it is time to look again whether a lane may go on."""
-        others = self.lanes - {lane for lanes in self._openings.values() for lane in lanes}
         busy = self._turns.is_full or self._turns.deciding  # the end of that wakes this loop: open lanes wait for it
+        others = self.lanes - self._openings.lanes
         times = [time for lane in others if (time := lane.due_at) is not None and not (busy and lane.is_open)]
         seconds = min(times, default=monotonic() + _IDLE_SECONDS) - monotonic()
         await wait_for_event(self._changed, seconds)
@@ -261,7 +254,7 @@ class LaneOwner:
     async def _let_go(self) -> None:
         """Give back lanes that leave, and close those that have to begin again. Nothing of theirs is under way."""
         if self._leaving:
-            await self._end_openings()
+            await self._openings.end()
             self._see_failures()
             await self._rows.release([lane.row for lane in self._leaving if lane.row.owner == self._name])
             self._depart()

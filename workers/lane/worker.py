@@ -103,7 +103,9 @@ class Worker:
         ends = EndOffsets(self._settings, self._admin)
         assignor = ShardAssignor(shard)
         consumer = create_consumer(self._settings, self._job.group, self._settings.drain_seconds * 1.5, assignor)
-        clients = Clients(consumer, self._admin, self._pool, self._breaker, self.health, ends, self._traces, assignor)
+        clients = Clients(
+            consumer, self._admin, self._pool, self._breaker, self.health, ends, self._traces, assignor, topic_ids={}
+        )
         self.membership = Membership(Work(self._job, self._settings, clients))
         try:
             await self.membership.run(stop)

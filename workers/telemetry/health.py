@@ -69,6 +69,11 @@ class Health:
         """It has its share of the work, be it none."""
         self._joining_from = None
 
+    def rejoins(self) -> None:
+        """It joins its group with another consumer: the last one is asked no more."""
+        self._polled_at = None
+        self.joins()
+
     def polls(self) -> None:
         """The consumer is asked, now."""
         self._polled_at = self.clock()

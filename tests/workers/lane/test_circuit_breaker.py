@@ -1,11 +1,15 @@
 """The circuit breaker: what it counts, when it trips, and that what tripped it is held."""
 
 from dataclasses import replace
+from datetime import datetime
 from itertools import count
+from uuid import UUID, uuid4
 
 import pytest
+from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
+from infra.clock import utc_now
 from infra.postgres import Connection
 from infra.settings import Settings, load_settings
 from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS, Undecodable
@@ -25,6 +29,11 @@ class _Reader:
 
     def __init__(self, share: float = 0.5, window: int = 100) -> None:
         self._breaker = CircuitBreaker(load_settings(dead_letter_share=share, dead_letter_window=window))
+        self._offsets = count()
+
+    def begins(self, topic_id: UUID, since: datetime | None = None) -> None:
+        """Read a topic from its oldest record."""
+        self._breaker.begin(TopicPartition(SEND_REQUESTS, 0), topic_id, since)
         self._offsets = count()
 
     def reads(self, good: int, bad: int) -> list[ConsumerRecord]:
@@ -75,6 +84,26 @@ def test_a_batch_that_is_decided_again_counts_once() -> None:
         reader.again(records, FEWEST - 1)
 
     assert 50 == len(reader.reads(49, 1))
+
+
+def test_the_records_of_a_topic_that_was_created_again_count_from_the_first() -> None:
+    """Their offsets were counted before, of the topic before. One that begins again reads the same topic."""
+    reader = _Reader(share=0.3, window=1_000)
+    old, new = uuid4(), uuid4()
+    reader.begins(old)
+    reader.reads(100, 0)
+    reader.begins(old)
+    reader.begins(new)
+    with pytest.raises(BreakerError, match=r"^60 of the last 160 records"):
+        reader.reads(0, 60)
+    reader.begins(new)
+
+    reader = _Reader(share=0.3, window=1_000)
+    reader.begins(new)
+    reader.reads(100, 0)
+    reader.begins(new, utc_now())  # the same topic, which lost its records
+    with pytest.raises(BreakerError, match=r"^60 of the last 160 records"):
+        reader.reads(0, 60)
 
 
 def test_a_batch_that_was_stored_before_the_worker_began_is_let_through() -> None:

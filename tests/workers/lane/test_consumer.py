@@ -148,7 +148,7 @@ async def test_an_error_of_uvloop_s_is_a_consumer_that_is_lost(cluster: Settings
 
 
 def _membership(settings: Settings, consumer: Any) -> Membership:
-    clients = Clients(consumer, *[AsyncMock()] * 3, Health(30), AsyncMock(), NO_TRACES, AsyncMock())
+    clients = Clients(consumer, *[AsyncMock()] * 3, Health(30), AsyncMock(), NO_TRACES, AsyncMock(), {})
     return Membership(Work(SendJob(load_catalogue()), settings, clients))
 
 
@@ -275,3 +275,34 @@ async def test_a_consumer_that_is_lost_is_replaced_and_the_worker_goes_on(cluste
         assert str(request.id) == answer["request_id"]
         assert life.worker.membership is not lost
         assert not life.task.done()
+        await life.ready()
+
+
+async def test_a_membership_that_lost_its_consumer_leaves_no_lanes_behind(settings: Settings, monkeypatch: Any) -> None:
+    """The next consumer may get other partitions: the process would wait for lanes of others, and end as stuck."""
+    consumer = SimpleNamespace(
+        subscribe=Mock(), start=AsyncMock(), stop=AsyncMock(), membership=None, change_fetch_wait=Mock()
+    )
+    membership = _membership(settings, consumer)
+    health = membership._health
+    places = [PLACE, TopicPartition(SEND_REQUESTS, 1)]
+
+    async def pump(*_: object) -> None:
+        await membership.on_partitions_assigned(places)
+        health.polls()
+        raise ConsumerLostError("planted")
+
+    end, told = membership._end, []
+
+    async def end_after_a_look(*arguments: Any) -> str | None:
+        told.extend(reason for reason in health.not_ready() if not reason.startswith("lane "))
+        return await end(*arguments)
+
+    monkeypatch.setattr(membership, "_pump", pump)
+    monkeypatch.setattr(membership, "_end", end_after_a_look)
+    with pytest.raises(ConsumerLostError, match="planted"):
+        await asyncio.wait_for(membership.run(asyncio.Event()), 5)
+
+    assert ({}, ["joining"]) == (health.lanes, told)
+    health.clock = lambda: monotonic() + health.stuck_seconds + 1
+    assert health.dead() is not None

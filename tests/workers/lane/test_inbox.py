@@ -49,3 +49,14 @@ def test_records_of_before_the_place_where_the_lane_has_begun_again_are_not_take
     assert 0 == inbox.records
     inbox.offer(_records(10, b"v", first=30), 40)
     assert 10 == inbox.records
+
+
+def test_of_records_that_pass_the_place_where_the_lane_has_begun_those_of_after_it_are_taken() -> None:
+    """The consumer goes on after them: records 100 to 119 would be lost if the whole of them were dropped."""
+    inbox = _open()
+    inbox.open(100)
+    inbox.offer(_records(30, b"v", first=90), 120)
+    inbox.offer(_records(1, b"v", first=120), 121)
+
+    assert list(range(100, 121)) == [record.offset for record in inbox.take(1000).records]
+    assert 0 == inbox._bytes

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
-from unittest.mock import AsyncMock
+from types import SimpleNamespace
+from unittest.mock import AsyncMock, Mock
 from uuid import UUID
 
 import pytest
@@ -31,6 +32,7 @@ from workers.lane import lane as lane_module
 from workers.lane import turn
 from workers.lane.circuit_breaker import CircuitBreaker
 from workers.lane.clients import Clients
+from workers.lane.deciding import Decided
 from workers.lane.lane import Lane
 from workers.lane.lane_rows import LaneRow, LaneRows, Progress
 from workers.lane.recovery import CommittedOffsetCheck
@@ -57,7 +59,7 @@ async def _owning(settings: Settings, place: TopicPartition, name: str) -> Async
         stack.push_async_callback(ends_.aclose)
         health = Health(30)
         assignor = ShardAssignor(await read_shard(pool))
-        clients = Clients(consumer, admin, pool, CircuitBreaker(settings), health, ends_, NO_TRACES, assignor)
+        clients = Clients(consumer, admin, pool, CircuitBreaker(settings), health, ends_, NO_TRACES, assignor, {})
         lane = Lane(SendJob.group, place, pool, settings, health.lane(place), CommittedOffsetCheck())
         reset = _owner.set(name)
         owner = LaneOwner(Work(SendJob(load_catalogue()), settings, clients), AsyncMock())
@@ -326,3 +328,61 @@ async def test_a_transaction_that_was_ended_under_its_lane_is_a_doubt(
         await pair.publish([], {TopicPartition(SEND_REQUESTS, 0): 1}, f"group-{account}")
     await pair.discard()
     assert is_retriable(caught.value)
+
+
+async def test_an_owner_that_is_cancelled_lets_no_opening_seek_beside_its_successor_s(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its turn may be at a commit for long. What the consumer skips then, to where this one sought, would be lost."""
+    pair = SimpleNamespace(start=AsyncMock(), discard=AsyncMock())
+    monkeypatch.setattr(turn, "TransactionPair", lambda *_: pair)
+    consumer, health, place = Mock(), Health(30), TopicPartition(SEND_REQUESTS, 0)
+    clients = Clients(consumer, *[AsyncMock()] * 3, health, AsyncMock(), NO_TRACES, AsyncMock(), {})
+    owner = LaneOwner(Work(SendJob(load_catalogue()), settings, clients), AsyncMock())
+    lane = Lane(SendJob.group, place, AsyncMock(), settings, health.lane(place), CommittedOffsetCheck())
+    opens, publishes, may_open, may_publish = (asyncio.Event() for _ in range(4))
+
+    async def opening(_: object) -> None:
+        opens.set()
+        await may_open.wait()
+        consumer.seek(place, 90)
+
+    async def publish(_: object) -> None:
+        publishes.set()
+        await may_publish.wait()
+
+    monkeypatch.setattr(owner, "_open", opening)
+    owner.adopt([lane])
+    await owner._turns.begin([], AsyncMock(return_value=[Decided({}, [])]), publish)
+    running = asyncio.create_task(owner.run())
+    await asyncio.gather(opens.wait(), publishes.wait())
+
+    running.cancel()
+    may_open.set()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    is_at_its_end = not running.done()
+    may_publish.set()
+    await asyncio.wait([running])
+
+    assert is_at_its_end
+    consumer.seek.assert_not_called()
+
+
+async def test_nothing_is_published_by_producers_of_which_a_transaction_was_cancelled(settings: Settings) -> None:
+    """As that of an opening which ends with its owner, while a turn waits to publish after it."""
+    clients = Clients(*[AsyncMock()] * 4, Health(30), AsyncMock(), NO_TRACES, AsyncMock(), {})
+    owner = LaneOwner(Work(SendJob(load_catalogue()), settings, clients), AsyncMock())
+
+    async def publish(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    owner._producers = AsyncMock(publish=AsyncMock(side_effect=publish))
+    first, second = (asyncio.create_task(owner._transact([], {})) for _ in range(2))
+    await asyncio.sleep(0)
+
+    first.cancel()
+
+    with pytest.raises(KafkaError, match="cancelled"):
+        await asyncio.wait_for(second, 5)
+    assert 1 == owner._producers.publish.await_count

@@ -1,19 +1,38 @@
 """A lane that keeps the others of its worker from their turns is set apart: they go on, and so does it once it can."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
+import asyncpg
 import pytest
 from aiokafka import TopicPartition
 from structlog.testing import capture_logs
 
+from infra.clock import utc_now
 from infra.kafka import transactions
+from infra.kafka.clients import create_producer
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
-from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
+from schemas.catalogue import CREDIT_EVENTS, EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS
+from schemas.envelope import encode
+from tests.ledger.book import DAY, Book
+from tests.workers.lane.test_lane_ticks import _tick
 from tests.workers.life import at_the_end, in_partition, living, once_each
 from tests.workers.wire import ends, eventually, publish, read, send, settled
+from workers.jobs.expiry import ExpiryJob
+from workers.lane.circuit_breaker import CircuitBreaker
+from workers.lane.deciding import Decider, LaneBatch
+from workers.lane.inbox import Taken
+from workers.lane.lane import Lane
+from workers.lane.lane_rows import LaneRows
+from workers.lane.recovery import CommittedOffsetCheck
+from workers.lane.time_order import Decidable
+from workers.ledger.plans import load_catalogue
+from workers.telemetry.health import Health
+from workers.telemetry.tracing import NO_TRACES
 
 
 async def _is_set_apart(logs: Sequence[Mapping[str, Any]]) -> bool:
@@ -49,6 +68,48 @@ async def test_an_account_that_somebody_keeps_locked_holds_up_its_own_partition_
     assert once_each([known, late, *requests], answers)
     assert [[2]] == [log["partitions"] for log in logs if log["event"] == "lanes_set_apart"]
     assert 2 >= len(owners)
+
+
+async def test_an_account_that_somebody_keeps_locked_holds_up_the_ticks_of_its_own_partition_only(
+    cluster: Settings, database: Connection
+) -> None:
+    """A tick's steps are transactions of their own, one lane after the other."""
+    start, locked, book = await ends(cluster, CREDIT_EVENTS), in_partition(cluster, 2), Book(database)
+    book.now = utc_now() - 91 * DAY
+    await book.decide(book.promotion(1, locked))
+    holder = await connect_database(cluster)
+    with capture_logs() as logs:
+        async with living(cluster, ExpiryJob(load_catalogue(), cluster)) as life:
+            await life.ready()
+            async with holder.transaction():
+                await holder.execute("select from accounts where account_id = $1 for update", locked)
+                async with create_producer(cluster, "test") as producer:
+                    for number in (2, 0, 1, 3):
+                        await producer.send_and_wait(EXPIRY_TICKS, encode(_tick()), partition=number)
+                await at_the_end(cluster, 0, 1, 3, topic=EXPIRY_TICKS)
+                await life.not_ready(f"lane {EXPIRY_TICKS}/2")
+            await at_the_end(cluster, 2, topic=EXPIRY_TICKS)
+            await life.ready()
+            answers = await read(cluster, start, 6)
+    await holder.close()
+
+    assert {"booked": 4, "expired": 1, "exhausted": 1} == Counter(answer["code"] for answer in answers)
+    assert "lanes_begin_again" not in {log["event"] for log in logs}
+
+
+async def test_a_database_that_takes_no_step_is_not_asked_for_a_step_of_each_lane(settings: Settings) -> None:
+    """Each question waits as long as for a lock. The trouble is of all lanes then."""
+    pool = AsyncMock()
+    pool.acquire = Mock(side_effect=asyncpg.LockNotAvailableError("planted"))
+    rows, job = LaneRows(pool, ExpiryJob.group, EXPIRY_TICKS), ExpiryJob(load_catalogue(), settings)
+    decider = Decider(job, rows, CircuitBreaker(settings), health := Health(30), NO_TRACES)
+    places = [TopicPartition(EXPIRY_TICKS, number) for number in range(12)]
+    lanes = [Lane(ExpiryJob.group, each, pool, settings, health.lane(each), CommittedOffsetCheck()) for each in places]
+
+    with pytest.raises(asyncpg.LockNotAvailableError):
+        await decider.finish_steps([LaneBatch(lane, Taken([], 0), Decidable(0)) for lane in lanes])
+
+    assert 3 == pool.acquire.call_count
 
 
 async def test_a_partition_whose_results_nobody_takes_holds_up_its_own_only(

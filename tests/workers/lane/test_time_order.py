@@ -6,9 +6,11 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from random import Random
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock
+from uuid import UUID, uuid4
 
 import pytest
 from aiokafka import TopicPartition
@@ -45,16 +47,19 @@ Books = dict[str, list[dict[str, Any]]]
 
 
 class _Broker:
-    """Notes what it is asked. Nobody leads the partitions of one number: it fails to tell where they end."""
+    """Notes what it is asked. Nobody leads some partitions: it fails to tell where they end, or does not answer."""
 
-    def __init__(self, leaderless: int | None = None) -> None:
+    def __init__(self, *leaderless: TopicPartition, answers: bool = True) -> None:
         self.asked: list[set[TopicPartition]] = []
-        self._leaderless = leaderless
+        self._leaderless, self.answers = set(leaderless), asyncio.Event()
+        if answers:
+            self.answers.set()
 
     async def end_offsets(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         self.asked.append(set(places))
         await asyncio.sleep(0)
-        if any(place.partition == self._leaderless for place in places):
+        if not self._leaderless.isdisjoint(places):
+            await self.answers.wait()
             raise KafkaTimeoutError
         return dict.fromkeys(places, 0)
 
@@ -75,30 +80,67 @@ async def test_a_turn_asks_once_for_all_its_lanes(settings: Settings) -> None:
     broker, pool = _Broker(), AsyncMock(fetch=AsyncMock(return_value=[]))
     order = Order(pool, broker, LaneRows(pool, GROUPS[SEND_REQUESTS], SEND_REQUESTS), 20)  # type: ignore[arg-type]
     received = [_received(settings, number) for number in range(12)]
-    decidable, failed = await order.admit(received)
+    decidable = await order.admit(received)
 
     assert [set().union(*map(_neighbours, range(12)))] == broker.asked
     assert 1 == pool.fetch.await_count
-    assert ({each.lane for each in received}, {}) == (decidable.keys(), failed)
+    assert {each.lane for each in received} == decidable.keys()
 
 
 async def test_a_partition_that_tells_no_end_holds_only_the_lanes_that_wait_for_it(settings: Settings) -> None:
-    """Its silence keeps the first answer from all; after that each lane asks for itself."""
-    broker, pool = _Broker(leaderless=2), AsyncMock(fetch=AsyncMock(return_value=[]))
-    order = Order(pool, broker, LaneRows(pool, GROUPS[SEND_REQUESTS], SEND_REQUESTS), 20)  # type: ignore[arg-type]
+    """Its silence keeps the first answer from all; after that each partition is asked for alone."""
+    broker, order = _leaderless(BILLING_EVENTS)
     received = [_received(settings, number) for number in range(4)]
     found = [await order.admit(received) for _ in range(2)]
 
-    alone = [_neighbours(number) for number in range(4)]
-    assert [set().union(*alone), *alone, *alone] == broker.asked
-    for decidable, failed in found:
-        assert [0, 1, 3] == [lane.partition for lane in decidable]
-        assert [2] == [lane.partition for lane in failed]
+    alone = [{TopicPartition(topic, number)} for number in range(4) for topic in (BILLING_EVENTS, EXPIRY_TICKS)]
+    again = [each for each in alone if each != {TopicPartition(EXPIRY_TICKS, 2)}]  # that one has told its end
+    assert [set().union(*alone), *alone, *again] == broker.asked
+    assert [[0, 1, 3]] * 2 == [[lane.partition for lane in decidable] for decidable in found]
+    assert "inmail-billing" == received[2].lane.health.waiting_for
+
+
+@pytest.mark.parametrize(
+    ("topic", "answers", "seconds", "unread"),
+    [
+        (EXPIRY_TICKS, True, 1, None),
+        (BILLING_EVENTS, True, 21, GROUPS[BILLING_EVENTS]),
+        (BILLING_EVENTS, False, 21, GROUPS[BILLING_EVENTS]),
+    ],
+)
+async def test_a_partition_that_tells_no_end_is_waited_for_no_longer_than_a_lane(
+    settings: Settings, topic: str, seconds: float, unread: str | None, *, answers: bool
+) -> None:
+    """A moment where it is one of ticks. Whatever is decided then is ahead of it; a lane that waits so is not stuck."""
+    broker, order = _leaderless(topic, answers=answers)
+    received = [_received(settings, number) for number in range(4)]
+    lane = received[2].lane
+    assert [0, 1, 3] == [each.partition for each in await order.admit(received)]
+    assert (GROUPS[topic], None) == (lane.health.waiting_for, lane.health.error)
+
+    lane.wait.began -= seconds
+    began, decidable = monotonic(), await order.admit(received)
+
+    assert (4, unread) == (len(decidable), decidable[lane].waited_for)
+    assert [(GROUPS[topic], 0)] == list(decidable[lane].overtaken)
+    if not answers:  # a question without an answer is waited for once
+        assert monotonic() - began < 0.5
+        assert 1 == broker.asked.count({TopicPartition(topic, 2)})
+    broker.answers.set()
+    await asyncio.sleep(0.01)
+
+
+def _leaderless(topic: str, *, answers: bool = True) -> tuple[_Broker, Order]:
+    """Return an order of sends of which nobody leads a topic's partition 2, whose lane is at work."""
+    broker = _Broker(TopicPartition(topic, 2), answers=answers)
+    row = (topic, 2, GROUPS[topic], 0, None, None, True, 1, None)
+    pool = AsyncMock(fetch=AsyncMock(return_value=[row]), execute=AsyncMock(return_value="UPDATE 1"))
+    return broker, Order(pool, broker, LaneRows(pool, GROUPS[SEND_REQUESTS], SEND_REQUESTS), 20)  # type: ignore[arg-type]
 
 
 async def test_what_is_received_during_a_wait_is_not_judged_by_ends_asked_for_before(settings: Settings) -> None:
     """A grant for it may have come to the other lane since: that lane stands at its old end, and not at the new one."""
-    row = (BILLING_EVENTS, 0, GROUPS[BILLING_EVENTS], 0, None, None, False, 1)
+    row = (BILLING_EVENTS, 0, GROUPS[BILLING_EVENTS], 0, None, None, False, 1, None)
     pool = AsyncMock(fetch=AsyncMock(return_value=[row]), execute=AsyncMock(return_value="UPDATE 1"))
     ends = SimpleNamespace(
         end_offsets=AsyncMock(side_effect=lambda places: {place: int(place == PLACES[0]) for place in places}),
@@ -106,35 +148,107 @@ async def test_what_is_received_during_a_wait_is_not_judged_by_ends_asked_for_be
     )
     order = Order(pool, ends, LaneRows(pool, GROUPS[SEND_REQUESTS], SEND_REQUESTS), 20)  # type: ignore[arg-type]
     received = _received(settings, 0)
-    assert not (await order.admit([received]))[0]  # billing has not read its first record
+    assert not await order.admit([received])  # billing has not read its first record
 
     pool.fetch.return_value = [(*row[:3], 1, *row[4:])]
     later = received.records[0]
     both = [later, dataclasses.replace(later, offset=1, timestamp=later.timestamp + 1_000)]
-    decidable, _ = await order.admit([received._replace(records=both)])
+    decidable = await order.admit([received._replace(records=both)])
 
     assert 1 == decidable[received.lane].records
-    decidable, _ = await order.admit([received._replace(records=both[1:])])
+    decidable = await order.admit([received._replace(records=both[1:])])
     assert 1 == decidable[received.lane].records
     assert 2 == ends.end_offsets.await_count
 
 
+async def test_where_a_lane_began_in_a_topic_says_nothing_of_the_next_topic(settings: Settings) -> None:
+    """Billing began at 5 since retention had taken what was before; the new topic's third record may be a grant."""
+    order, billing = _beside_billing(offset=5, epoch=1)
+    billing.end, billing.start = 10, 5
+    received = _received(settings, 0)
+    assert not await order.admit([received])
+    received.lane.wait.began -= 2
+    assert not await order.admit([received])
+
+    billing.row = (*PLACES[0], GROUPS[BILLING_EVENTS], 0, None, None, True, 2, None)
+    billing.end, billing.start = 3, 0
+    later = dataclasses.replace(received.records[0], offset=1, timestamp=received.records[0].timestamp + 1_000)
+    assert not await order.admit([received._replace(records=[later])])
+    received.lane.wait.began -= 2
+    assert not await order.admit([received._replace(records=[later])])
+
+
+async def test_what_a_lane_has_read_of_a_topic_is_nothing_of_the_one_created_after_it(settings: Settings) -> None:
+    """Its row stays at 5,000 until an operator decides. A tick may book what an unread cancel or grant would change."""
+    old, new = uuid4(), uuid4()
+    ids = {BILLING_EVENTS: old}
+    order, billing = _beside_billing(ids, offset=5_000, epoch=1, topic_id=old)
+    billing.end, billing.start = 5_000, 0
+    received = _received(settings, 0)
+    assert received.lane in await order.admit([received])
+
+    ids[BILLING_EVENTS], billing.end = new, 1
+    assert not await order.admit([received])
+    received.lane.wait.began -= 2
+    assert not await order.admit([received])
+    received.lane.wait.began -= 20
+    assert GROUPS[BILLING_EVENTS] == (await order.admit([received]))[received.lane].waited_for
+
+    tick = TopicPartition(EXPIRY_TICKS, 0)
+    rows = LaneRows(billing.pool, GROUPS[EXPIRY_TICKS], EXPIRY_TICKS)
+    lane = Lane(GROUPS[EXPIRY_TICKS], tick, AsyncMock(), settings, Health(30).lane(tick), CommittedOffsetCheck())
+    record = ConsumerRecord(*tick, 0, 1_700_000_000_000, 1, None, b"v", None, 1, 1, ())
+    ticks = Order(billing.pool, billing, rows, 0, ids)  # type: ignore[arg-type]
+    assert EARLIEST == (await ticks.admit([Received(lane, [record])]))[lane].read_to
+
+
+class _Billing:
+    """A billing lane at work: its row, and what Kafka tells of its partition. Others have nothing."""
+
+    def __init__(self, offset: int, epoch: int, topic_id: UUID | None) -> None:
+        self.row = (*PLACES[0], GROUPS[BILLING_EVENTS], offset, None, None, True, epoch, topic_id)
+        self.end, self.start = 0, 0
+        self.pool = AsyncMock(
+            fetch=AsyncMock(side_effect=lambda *_: [self.row]), execute=AsyncMock(return_value="UPDATE 1")
+        )
+
+    async def end_offsets(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        return {place: self.end if place == PLACES[0] else 0 for place in places}
+
+    async def starts(self, asked: Iterable[tuple[str, TopicPartition, int | None]]) -> dict[TopicPartition, int]:
+        return {place: self.start if place == PLACES[0] else 0 for _, place, _ in asked}
+
+
+def _beside_billing(
+    ids: dict[str, UUID] | None = None, *, offset: int, epoch: int, topic_id: UUID | None = None
+) -> tuple[Order, _Billing]:
+    """Return an order of sends, and the billing lane with the same number."""
+    billing = _Billing(offset, epoch, topic_id)
+    rows = LaneRows(billing.pool, GROUPS[SEND_REQUESTS], SEND_REQUESTS)
+    return Order(billing.pool, billing, rows, 20, ids or {}), billing  # type: ignore[arg-type]
+
+
 async def test_a_tick_is_told_how_far_the_lanes_that_may_give_credits_have_read(settings: Settings) -> None:
-    """One that never read anything has read nothing of what is there; one at the end of its partition has read all."""
-    pool, tick = AsyncMock(fetch=AsyncMock(return_value=[])), TopicPartition(EXPIRY_TICKS, 0)
-    rows, health = LaneRows(pool, GROUPS[EXPIRY_TICKS], EXPIRY_TICKS), Health(30)
+    """One that never read anything has read nothing of what is there; one at the end of its partition has read all.
+
+    Where retention has taken all that was there, nothing is unread, whether or not the lane has ever stored anything.
+    """
+    tick, health = TopicPartition(EXPIRY_TICKS, 0), Health(30)
+    row = (BILLING_EVENTS, 0, GROUPS[BILLING_EVENTS], 2, None, None, True, 1, None)
     told = []
-    for end in (0, 3):
+    for end, start, limit, stored in ((0, 0, 0, []), (3, 0, 0, []), (3, 3, 20, []), (3, 3, 0, [row])):
+        pool = AsyncMock(fetch=AsyncMock(return_value=stored))
+        rows = LaneRows(pool, GROUPS[EXPIRY_TICKS], EXPIRY_TICKS)
         ends = SimpleNamespace(
             end_offsets=AsyncMock(side_effect=lambda places, end=end: dict.fromkeys(places, end)),
-            starts=AsyncMock(return_value={}),
+            starts=AsyncMock(side_effect=lambda asked, start=start: {place: start for _, place, _ in asked}),
         )
         lane = Lane(GROUPS[EXPIRY_TICKS], tick, pool, settings, health.lane(tick), CommittedOffsetCheck())
         record = ConsumerRecord(*tick, 0, 1_700_000_000_000, 1, None, b"v", None, 1, 1, ())
-        decidable, _ = await Order(pool, ends, rows, 0).admit([Received(lane, [record])])  # type: ignore[arg-type]
+        decidable = await Order(pool, ends, rows, limit).admit([Received(lane, [record])])  # type: ignore[arg-type]
         told.append(decidable[lane].read_to)
 
-    assert [LATEST, EARLIEST] == told
+    assert [LATEST, EARLIEST, LATEST, LATEST] == told
 
 
 class _Slow:

@@ -87,6 +87,10 @@ where x.consumer_group = l.consumer_group and x.topic = l.topic and x.partition 
 _TOPIC_ID = "select topic_id from lanes where consumer_group = $1 and topic = $2 and partition = $3"
 # Their offsets are those of records that nobody can read any more.
 _FORGET = "delete from decided_ahead where consumer_group = $1 and partition = $2"
+# What was counted stays counted; of the new records each is to count, though offsets up to there were counted before.
+_COUNT_FROM = (
+    "update misplaced_records set last_offset = $3 - 1 where topic = $1 and partition = $2 and last_offset >= $3"
+)
 
 
 # A lane whose group has no offset begins where its row says that answers are published to.
@@ -232,6 +236,7 @@ async def end_topic(
             is_same = topic_id == await connection.fetchval(_TOPIC_ID, group, topic, partition)
             await connection.execute(_END, group, topic, partition, topic_id, start, UNPUBLISHED_AT_MOST, now)
             await connection.execute(_FORGET, group, partition)
+            await connection.execute(_COUNT_FROM, topic, partition, start)
             if not is_same:  # of a topic that lost its end, what operators decided about may be there
                 await end_decisions(connection, topic, partition, start)
 

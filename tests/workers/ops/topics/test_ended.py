@@ -304,6 +304,22 @@ async def test_what_was_decided_of_times_far_ahead_ends_with_the_records(databas
     assert [(1, 5, 9)] == [tuple(row) for row in await database.fetch(_DECISIONS)]
 
 
+async def test_records_of_other_partitions_count_from_the_first_of_the_new_topic(database: Connection) -> None:
+    """Those of the topic before stay counted; their offsets tell nothing of the next ones."""
+    await database.execute(
+        "insert into lanes (consumer_group, topic, partition, epoch, next_offset) values"
+        " ('inmail-send', 'inmail.send-requests', 0, 1, 90), ('inmail-send', 'inmail.send-requests', 1, 1, 90);"
+        "insert into misplaced_records"
+        " select 'inmail.send-requests', x.partition, x.source, 7, now(), now(), x.last_offset"
+        " from (values (0, 'crm', 80), (0, 'jobs', 3), (1, 'crm', 80)) as x (partition, source, last_offset)"
+    )
+
+    await end_topic(database, "inmail-send", SEND_REQUESTS, uuid4(), {0: 10})
+    cut = await database.fetch("select partition, source, records, last_offset from misplaced_records order by 1, 2")
+
+    assert [(0, "crm", 7, 9), (0, "jobs", 7, 3), (1, "crm", 7, 80)] == [tuple(row) for row in cut]
+
+
 async def test_offsets_mean_the_topic_as_it_is_and_not_the_one_before(
     cluster: Settings, admin: AIOKafkaAdminClient
 ) -> None:

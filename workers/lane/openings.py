@@ -1,0 +1,47 @@
+"""The openings under way of one owner: each opens some lanes, beside the turns of the others."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from workers.lane.lane import Lane
+
+__all__ = ["Openings"]
+
+
+class Openings:
+    """Holds openings from their beginning until their end was seen."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        """Take what to call when an opening has ended."""
+        self._changed = changed
+        self._tasks: dict[asyncio.Task[None], Sequence[Lane]] = {}
+
+    @property
+    def lanes(self) -> set[Lane]:
+        """The lanes that are being opened."""
+        return {lane for lanes in self._tasks.values() for lane in lanes}
+
+    def begin(self, lanes: Sequence[Lane], opening: Coroutine[Any, Any, None]) -> None:
+        """Begin to open lanes, none of which is in `lanes`."""
+        task = asyncio.create_task(opening)
+        self._tasks[task] = lanes
+        task.add_done_callback(lambda _: self._changed())
+
+    def raise_failures(self) -> None:
+        """Raise what ended an opening; forget those that have ended well."""
+        for task in [each for each in self._tasks if each.done()]:
+            del self._tasks[task]
+            task.result()
+
+    def cancel(self) -> None:
+        """Let no opening do a further step: it would seek, or store, beside what whoever comes next does."""
+        for task in self._tasks:
+            if not task.cancelling():  # a second one would break off what the first one has it clean up
+                task.cancel()
+
+    async def end(self) -> None:
+        """Cancel the openings, and wait until each has ended."""
+        self.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
