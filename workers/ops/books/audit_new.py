@@ -46,6 +46,7 @@ _MANY = 20  # where one row in so many is new, reading the journal whole is chea
 _AS_THEY_ARE: Final = frozenset(
     {
         "lot_is_as_granted",
+        "lot_lives_as_granted",
         "lot_in_range",
         "closed_lot_is_empty",
         "freed_lot_never_began",

@@ -136,6 +136,23 @@ CORRUPTIONS = [
         "lot 1",
     ),
     Corruption(_LOT_OF_ALICE.format("request_id = gen_random_uuid()", 3), "lot_is_as_granted", "alice", "lot 3"),
+    *(
+        Corruption(
+            f"update lots set full_expires_at = full_expires_at + interval '{by}', expires_at = expires_at"  # noqa: S608
+            f" + interval '{by}' where account = {{{account}}} and lot = {lot} and open",
+            "lot_lives_as_granted",
+            account,
+            f"lot {lot}",
+        )
+        for account, lot, by in (("alice", 3, "1 year"), ("alice", 3, "-1 day"), ("carol", 4, "1 year"))
+    ),
+    # granted before the cancel that cuts it short
+    Corruption(
+        "update lots set full_expires_at = full_expires_at + interval '1 year' where account = {dave}",
+        "lot_lives_as_granted",
+        "dave",
+        "lot 1",
+    ),
     Corruption(
         "update accounts set newest_lot = 4 where account = {alice}", "lots_are_numbered", "alice", "newest lot 4"
     ),
