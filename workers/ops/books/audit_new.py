@@ -61,6 +61,7 @@ _AS_THEY_ARE: Final = frozenset(
         "row_answers_as_its_code",
         "row_is_within_its_lot",
         "balance_adds_up",
+        "refused_send_had_nothing",
         "balance_is_carried",
         "balance_is_its_lots",
         "refusal_knew_its_grants",

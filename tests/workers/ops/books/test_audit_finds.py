@@ -225,6 +225,12 @@ CORRUPTIONS = [
         _OF_ALICE.format("balance_before = 9, balance_after = 9", 3), "balance_is_carried", "alice", "sequence 3"
     ),
     Corruption(
+        _OF_ALICE.format("balance_before = 4, balance_after = 4, as_of = as_of + interval '1 us'", 21),
+        "refused_send_had_nothing",
+        "alice",
+        "sequence 21",
+    ),
+    Corruption(
         _OF_ALICE.format("balance_before = 4, balance_after = 5", 22), "balance_is_its_lots", "alice", "sequence 22"
     ),
     # as if an older grant had been read only after the refusal
