@@ -171,6 +171,16 @@ CORRUPTIONS = [
         "alice",
         "paid from 2030-01-20 00:00:00+00",
     ),
+    *(
+        Corruption(
+            "update accounts set paid = 0, paid_before = 0, paid_from ="  # noqa: S608
+            f" '{paid_from}' where account = {{alice}}",
+            "paid_sends_are_counted",
+            "alice",
+            f"paid from {paid_from}",
+        )
+        for paid_from in ("-infinity", "2030-01-10 00:00:00+00")
+    ),
     Corruption("update accounts set level = 0 where account = {carol}", "level_is_its_balance", "carol", "level 0"),
     Corruption("update accounts set level = 2 where account = {alice}", "level_is_its_balance", "alice", "level 2"),
     Corruption(
