@@ -146,6 +146,11 @@ DAMAGE = {
         NOTHING,
         ("rights", "table journal", "inmail_worker has DELETE: a worker could change what is written for good"),
     ),
+    "a row that may be edited by column": (
+        "grant update (amount) on journal to inmail_worker",
+        NOTHING,
+        ("rights", "table journal", "inmail_worker has UPDATE: a worker could change what is written for good"),
+    ),
     "a migration that is missing": (
         _WITHOUT_0012,
         "insert into migrations select * from kept; drop table kept",
