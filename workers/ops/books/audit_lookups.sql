@@ -46,15 +46,20 @@ from (
             where
                 j.account = a.account and j.code = 'charged'
                 and j.as_of < a.paid_from and j.as_of >= a.paid_from - interval '24 hours'
-        ) as n_before
+        ) as n_before,
+        (
+            select count(*) from journal as j
+            where
+                j.account = a.account and j.code = 'charged'
+                and j.as_of >= a.paid_from + interval '24 hours'
+        ) as n_later
     from (
         select distinct fresh.account from fresh
         where fresh.code = 'charged'
     ) as p
     inner join accounts as a on p.account = a.account
-    where isfinite(a.paid_from)
 ) as x
-where x.paid < x.n or x.paid + x.paid_before < x.n + x.n_before;
+where x.paid < x.n or x.paid + x.paid_before < x.n + x.n_before or x.n_later > 0;
 
 -- request_has_one_outcome: an answer after the mark is the only one to its request, and a conflict has one beside it
 select r.account

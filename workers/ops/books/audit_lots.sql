@@ -68,6 +68,41 @@ from l as x
 inner join journal as j on x.account = j.account and x.lot = j.lot and j.code = 'granted'
 where x.request_id <> j.request_id or x.facts is distinct from j.details - 'source_id' - 'actor' - 'reason';
 
+-- lot_lives_as_granted: a lot's full life is as its grant told, or longer where the subscription was cancelled before
+with x as (
+    select
+        l.account,
+        l.lot,
+        l.full_expires_at,
+        g.sequence,
+        g.lot_expires_at,
+        to_jsonb(l.subscription_id) as subscription_id
+    from lots as l
+    inner join journal as g on l.account = g.account and l.lot = g.lot
+    where g.code = 'granted' and g.lot_expires_at <> l.full_expires_at
+),
+
+c as (
+    select distinct on (x.account, x.lot, x.sequence)
+        x.account,
+        x.lot,
+        x.sequence,
+        j.code
+    from x
+    inner join journal as j on x.account = j.account and x.subscription_id = j.details -> 'subscription_id'
+    where j.code in ('cancelled', 'cancellation_taken_back') and j.sequence < x.sequence
+    order by x.account asc, x.lot asc, x.sequence asc, j.sequence desc
+)
+
+select
+    x.account,
+    'lot ' || x.lot as place,
+    'ends in full ' || x.full_expires_at || ', granted by sequence ' || x.sequence || ' until ' || x.lot_expires_at
+    || case when c.code = 'cancelled' then ', its subscription was cancelled' else '' end as found
+from x
+left join c on x.account = c.account and x.lot = c.lot and x.sequence = c.sequence
+where x.lot_expires_at > x.full_expires_at or c.code is distinct from 'cancelled';
+
 -- lot_conserves: granted = remaining + debited - reversed + expired + voided + forfeited, of each lot
 with j as (
     select
@@ -328,21 +363,23 @@ with j as (
     select
         x.account,
         count(*) filter (where j.as_of >= x.paid_from and j.as_of < x.paid_from + interval '24 hours') as paid,
-        count(*) filter (where j.as_of < x.paid_from and j.as_of >= x.paid_from - interval '24 hours') as paid_before
+        count(*) filter (where j.as_of < x.paid_from and j.as_of >= x.paid_from - interval '24 hours') as paid_before,
+        count(*) filter (where j.as_of >= x.paid_from + interval '24 hours') as later
     from accounts as x
     inner join journal as j on x.account = j.account
-    where j.code = 'charged' and isfinite(x.paid_from)
+    where j.code = 'charged'
     group by x.account
 )
 
 select
     x.account,
     'paid from ' || x.paid_from as place,
-    x.paid || ' and ' || x.paid_before || ' before, the journal says ' || j.paid || ' and ' || j.paid_before as found
+    x.paid || ' and ' || x.paid_before || ' before, the journal says ' || j.paid || ' and ' || j.paid_before
+    || case when j.later > 0 then ', and ' || j.later || ' later' else '' end as found
 from accounts as x
 inner join j on x.account = j.account
--- What a lane that was behind paid for is counted as of later.
-where x.paid < j.paid or x.paid + x.paid_before < j.paid + j.paid_before;
+-- What a lane that was behind paid for is counted as of later. `paid_from` only moves on, as where a clock is set back.
+where x.paid < j.paid or x.paid + x.paid_before < j.paid + j.paid_before or j.later > 0;
 
 -- erased_account_holds_nothing: an erased account has no lot that could be spent from then on
 select

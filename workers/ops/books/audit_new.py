@@ -46,6 +46,7 @@ _MANY = 20  # where one row in so many is new, reading the journal whole is chea
 _AS_THEY_ARE: Final = frozenset(
     {
         "lot_is_as_granted",
+        "lot_lives_as_granted",
         "lot_in_range",
         "closed_lot_is_empty",
         "freed_lot_never_began",
@@ -60,6 +61,7 @@ _AS_THEY_ARE: Final = frozenset(
         "row_answers_as_its_code",
         "row_is_within_its_lot",
         "balance_adds_up",
+        "refused_send_had_nothing",
         "balance_is_carried",
         "balance_is_its_lots",
         "refusal_knew_its_grants",

@@ -163,6 +163,14 @@ where not case
     end
 end;
 
+-- refused_send_had_nothing: a send is refused for good for want of credit only where the balance is 0
+select
+    x.account,
+    'sequence ' || x.sequence as place,
+    x.code || ', balance ' || x.balance_before || ' to ' || x.balance_after as found
+from journal as x
+where x.code = 'insufficient_credits' and (x.balance_before <> 0 or x.balance_after <> 0);
+
 -- balance_is_carried: at one instant, a row's balance is the one that the row before it left
 select
     x.account,

@@ -90,11 +90,9 @@ class CreditReader:
         """
         if holdings != self._holdings:  # accounts have come or gone, with rows of any age
             self._read_sums, self._holdings = None, holdings
-        if tables := await held_tables(connection, holdings.foreign):
-            self._read_sums = None
-            return _totals(await _read_sums(connection, tables + _ALL), *await _read_lots(connection, tables))
-        under_way = await _read_sums(connection, _UNDER_WAY)
-        lots = await _read_lots(connection)
+        tables = await held_tables(connection, holdings.foreign)
+        under_way = await _read_sums(connection, tables + _UNDER_WAY)
+        lots = await _read_lots(connection, tables)
         offsets = {
             (WORKER_OF[lane.topic].value, lane.partition): lane.next_offset or 0
             for lane in await read_lanes(connection)
@@ -103,14 +101,16 @@ class CreditReader:
         if self._read_sums is not None and all(
             offsets.get(lane, -1) >= offset for lane, offset in self._read_to.items()
         ):
-            credits_ = _totals(await self._read_new_rows(connection, offsets) + under_way, *lots)
+            credits_ = _totals(await self._read_new_rows(connection, offsets, tables) + under_way, *lots)
             if not credits_.difference:
                 return credits_
-        whole = await _read_sums(connection, _ALL)
+        whole = await _read_sums(connection, tables + _ALL)
         self._read_sums, self._read_to = whole - under_way, offsets
         return _totals(whole, *lots)
 
-    async def _read_new_rows(self, connection: Connection, offsets: dict[tuple[str, int], int]) -> "Counter[str]":
+    async def _read_new_rows(
+        self, connection: Connection, offsets: dict[tuple[str, int], int], tables: str
+    ) -> "Counter[str]":
         new = [
             (*lane, self._read_to.get(lane, 0), stop)
             for lane, stop in offsets.items()
@@ -118,12 +118,13 @@ class CreditReader:
         ]
         assert self._read_sums is not None  # noqa: S101 - called only after the first reading
         if new:
-            self._read_sums += await _read_sums(connection, _NEW, *(list(column) for column in zip(*new, strict=True)))
+            columns = (list(column) for column in zip(*new, strict=True))
+            self._read_sums += await _read_sums(connection, tables + _NEW, *columns)
         self._read_to = offsets
         return self._read_sums
 
 
-async def _read_lots(connection: Connection, tables: str = "") -> tuple[int, int]:
+async def _read_lots(connection: Connection, tables: str) -> tuple[int, int]:
     lots = await connection.fetchrow(tables + _LOTS, timeout=_QUERY_SECONDS)
     assert lots is not None  # noqa: S101 - an aggregate returns its row
     return lots["granted"], lots["remaining"]

@@ -21,7 +21,7 @@ from infra.settings import Settings
 from schemas.billing import CreditsAdjusted
 from schemas.ids import NAMESPACE
 from workers.ops.compare.merge_join import CommonRange, common_range, joined_lines, open_both
-from workers.ops.compare.queries import ENTRIES_READ, LineKind
+from workers.ops.compare.queries import ENTRIES_READ, RANGE_ARGUMENTS, LineKind
 
 __all__ = ["Corrections", "LotState", "find_corrections", "owed_credits"]
 
@@ -58,8 +58,8 @@ left join journal as r on j.account = r.account and j.sequence = r.reverses and 
 where j.is_answer and j.code in ('charged', 'free')
 order by 1, 2
 """  # noqa: S608 - a constant
-_OF_LOTS: Final = LineKind("lots owed", "lot", 3, ("account_id",), "", False, 6, (), _LOTS)
-_OF_SENDS: Final = LineKind("sends owed", "send", 2, ("account_id",), "", False, 6, (), _SENDS)
+_OF_LOTS: Final = LineKind("lots owed", "lot", 3, ("account_id",), "", False, RANGE_ARGUMENTS, (), _LOTS)
+_OF_SENDS: Final = LineKind("sends owed", "send", 2, ("account_id",), "", False, RANGE_ARGUMENTS, (), _SENDS)
 
 OwedCredits = dict[UUID, tuple[str, int]]  # account and credits by the adjustment's id
 

@@ -27,6 +27,18 @@ _PREFETCH = 1000
 _QUERIES = (
     "set local work_mem = '64MB'; set local enable_nestloop = off; set local idle_in_transaction_session_timeout = 0"
 )
+# Of each partition, the first tick of the topic as it is that booked nothing. What was before it, `inmail prune` has
+# deleted: that keeps the newest tick of a partition, and leaves those whose records are still there.
+_TICKS_FROM = """
+select t.partition, min(t.source_offset) as source_offset
+from ticks as t
+left join lanes as n on n.consumer_group = 'inmail-expiry' and t.partition = n.partition
+where t.as_of > coalesce(n.topic_since, '-infinity') and not exists (
+    select from journal as j
+    where j.worker = 'expiry' and j.source_partition = t.partition and j.source_offset = t.source_offset
+)
+group by t.partition
+"""
 _HAS_ENDED = "select exists (select from ended_topics where next_offset > 0)"  # nobody can read their records again
 LaneOffsets = dict[TopicPartition, int]
 
@@ -38,6 +50,7 @@ class CommonRange(NamedTuple):
     partitions: list[int]
     starts: list[int]
     ends: list[int]
+    ticks_from: list[int]  # of lanes of ticks: the first that booked nothing and that the live ledger still has
     since: datetime | None
     until: datetime | None
     whole: bool  # both have read the same records, and all there ever were
@@ -91,13 +104,16 @@ async def common_range(
         {TopicPartition(span["topic"], span["partition"]): span["start"] for span in plan["partitions"]} if plan else {}
     )
     places = sorted(read_live.keys() | read_other.keys())
+    ends = [min(read_live.get(place, 0), read_other.get(place, 0)) for place in places]
+    first = {row["partition"]: row["source_offset"] for row in await live.fetch(_TICKS_FROM, timeout=_QUERY_SECONDS)}
     complete = not any(starts.values()) and not await live.fetchval(_HAS_ENDED)
     whole = since is None and until is None and complete and read_live == read_other
     return CommonRange(
         [WORKER_OF[topic].value for topic, _ in places],
         [partition for _, partition in places],
         [starts.get(place, 0) for place in places],
-        [min(read_live.get(place, 0), read_other.get(place, 0)) for place in places],
+        ends,
+        [first.get(place.partition, end) for place, end in zip(places, ends, strict=True)],
         since,
         until,
         whole,
@@ -133,6 +149,6 @@ async def joined_lines(
 async def _read_lines(
     section: LineKind, connection: Connection, limits: CommonRange
 ) -> AsyncGenerator[asyncpg.Record, None]:
-    arguments = limits[: section.arguments]
+    arguments = [getattr(limits, name) for name in section.arguments]
     async for row in connection.cursor(section.sql, *arguments, prefetch=_PREFETCH, timeout=_QUERY_SECONDS):
         yield row

@@ -12,7 +12,11 @@ import asyncpg
 from workers.ledger.model import WorkerName
 from workers.ops.compare.out_of_order import RecordRef
 
-__all__ = ["ENTRIES_READ", "SECTIONS", "LineKind"]
+__all__ = ["ENTRIES_READ", "LOT_ARGUMENTS", "RANGE_ARGUMENTS", "SECTIONS", "LineKind"]
+
+RANGE_ARGUMENTS: Final = ("workers", "partitions", "starts", "ends", "since", "until")
+LOT_ARGUMENTS: Final = (*RANGE_ARGUMENTS, "whole")
+_TICK_ARGUMENTS: Final = (*RANGE_ARGUMENTS, "ticks_from")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,7 @@ class LineKind:
     place: tuple[str, ...]  # columns that show a reader where the line is
     kind: str  # column by which differences are grouped; may be empty
     only_whole: bool  # compared only if both ledgers have read the same records
-    arguments: int  # number of arguments of the query, from CommonRange
+    arguments: tuple[str, ...]  # of the query, by their names in CommonRange
     consequences: tuple[
         tuple[str, ...], ...
     ]  # groups of columns that follow from all other columns or an earlier group
@@ -102,16 +106,23 @@ inner join accounts as a on l.account = a.account
 order by 1, 2, 3
 """  # noqa: S608 - a constant
 
+# $7: from where on the live ledger has answers to ticks that booked nothing: `inmail prune` deletes earlier ones.
 _TICKS = """
 select
     t.partition, t.request_id, t.fingerprint,
     t.code, t.source_offset, t.as_of, t.horizon, t.lots, t.credits, t.complete
 from ticks as t
-inner join unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[]) as u (worker, partition, start, stop)
+inner join unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[], $7::bigint[]) as u (
+    worker, partition, start, stop, ticks_from
+)
     on u.worker = 'expiry' and t.partition = u.partition and t.source_offset >= u.start and t.source_offset < u.stop
 left join lanes as n on n.consumer_group = 'inmail-expiry' and t.partition = n.partition
 where t.as_of > coalesce(n.topic_since, '-infinity')
     and ($5::timestamptz is null or t.as_of >= $5) and ($6::timestamptz is null or t.as_of < $6)
+    and (t.source_offset >= u.ticks_from or exists (
+        select from journal as j
+        where j.worker = 'expiry' and j.source_partition = t.partition and j.source_offset = t.source_offset
+    ))
 order by 1, 2, 3
 """
 
@@ -143,9 +154,15 @@ _OF_LOTS = (
 _OF_ACCOUNTS = (("level",), ("paid_from", "paid", "paid_before"), ("sequence",))
 
 SECTIONS: Final = (
-    LineKind("entries", "entry", 7, ("account_id", "request_id"), "code", False, 6, _OF_ENTRIES, _ENTRIES),
-    LineKind("lots", "lot", 3, ("account_id", "request_id", "granted_at"), "origin", False, 7, _OF_LOTS, _LOTS),
-    LineKind("ticks", "tick", 3, ("partition", "request_id"), "code", False, 6, (("lots", "credits"),), _TICKS),
-    LineKind("subscriptions", "subscription", 2, ("account_id", "subscription_id"), "", True, 0, (), _SUBSCRIPTIONS),
-    LineKind("accounts", "account", 1, ("account_id",), "", True, 0, _OF_ACCOUNTS, _ACCOUNTS),
+    LineKind(
+        "entries", "entry", 7, ("account_id", "request_id"), "code", False, RANGE_ARGUMENTS, _OF_ENTRIES, _ENTRIES
+    ),
+    LineKind(
+        "lots", "lot", 3, ("account_id", "request_id", "granted_at"), "origin", False, LOT_ARGUMENTS, _OF_LOTS, _LOTS
+    ),
+    LineKind(
+        "ticks", "tick", 3, ("partition", "request_id"), "code", False, _TICK_ARGUMENTS, (("lots", "credits"),), _TICKS
+    ),
+    LineKind("subscriptions", "subscription", 2, ("account_id", "subscription_id"), "", True, (), (), _SUBSCRIPTIONS),
+    LineKind("accounts", "account", 1, ("account_id",), "", True, (), _OF_ACCOUNTS, _ACCOUNTS),
 )

@@ -8,6 +8,7 @@ from infra.settings import Settings
 from workers.ops.books.shards import read_holdings
 from workers.ops.doctor.model import CheckResult, Grade, ok, warning, wrong
 from workers.ops.lag import GroupLag, Status, observer
+from workers.ops.lag.offsets import LOST_UNDECIDED
 from workers.topology import WORKER_OF
 
 __all__ = ["check_lanes", "check_offsets"]
@@ -69,7 +70,7 @@ def _group(group: GroupLag, *, before_start: bool) -> Sequence[CheckResult]:
     results = [
         wrong("lanes", f"{group.group} {each.partition}", f"{each.status}: {each.reason}", "see `inmail lag`")
         for each in group.partitions
-        if each.status in _DISAGREE
+        if each.status in _DISAGREE or each.reason.startswith(LOST_UNDECIDED)
     ]
     if before_start:
         return results

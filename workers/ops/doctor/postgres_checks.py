@@ -38,6 +38,8 @@ _GRANT: Final = re.compile(r"^grant (.+?) on (.+?)\s+to inmail_worker;", re.MULT
 _PRIVILEGE: Final = re.compile(r"(select|insert|update|delete)\s*(?:\(([^)]*)\))?")
 _FUNCTION: Final = re.compile(r"create or replace function (\w+)")
 _KEPT: Final = ("accounts", "lots", "journal", "subscriptions")  # of which no row may be deleted
+_MAY_ALL: Final = "select has_table_privilege($1, $2, $3)"
+_MAY: Final = {"update": "select has_any_column_privilege($1, $2, $3)"}  # it may be granted by column
 _PINNED: Final = (  # whose defaults sessions do not take over
     "select coalesce(r.rolname, 'all roles') as role, coalesce(d.datname, 'all databases') as database, s.setting"
     " from pg_db_role_setting as g left join pg_roles as r on r.oid = g.setrole"
@@ -194,7 +196,7 @@ async def _excess(connection: ServerConnection) -> AsyncIterator[CheckResult]:
         held = [
             each.upper()
             for each in rights
-            if await connection.fetchval("select has_table_privilege($1, $2, $3)", WORKER_ROLE, table, each)
+            if await connection.fetchval(_MAY.get(each, _MAY_ALL), WORKER_ROLE, table, each)
         ]
         if held:
             text = f"{WORKER_ROLE} has {', '.join(held)}: a worker could change what is written for good"

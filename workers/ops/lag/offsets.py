@@ -3,10 +3,13 @@
 Of such a partition no count of unread records by its group's offset is true, least of all that there are none.
 """
 
+from typing import Final
+
 from workers.ops.lag.model import Classification, Facts, Sample, Status
 
-__all__ = ["classify_offsets"]
+__all__ = ["LOST_UNDECIDED", "classify_offsets"]
 
+LOST_UNDECIDED: Final = "retention removed records that the books have not read"  # how such a reason begins
 _LOST = "records were lost, or the topic was created again"
 
 
@@ -37,7 +40,16 @@ def classify_offsets(last: Sample, facts: Facts, unread: str) -> Classification 
         words = f"its offset is {committed:,}, and the books have read up to {stored:,}; {unread}"
         doubt = "is INMAIL_DATABASE_URL the right database? If it was restored from a backup"
         return Classification(Status.BEYOND_BOOKS, f"{words}: {doubt}, {_set_back(facts, stored)}")
-    return None if facts.halted is None else Classification(Status.HALTED, f"its lane cannot go on: {facts.halted}")
+    halted = _halted(committed, facts)
+    return None if halted is None else Classification(Status.HALTED, halted)
+
+
+def _halted(committed: int | None, facts: Facts) -> str | None:
+    """Return why a lane cannot go on: where it has not begun yet, the reason that it will give."""
+    if committed is not None and facts.stored is not None and max(committed, facts.stored) < facts.oldest:
+        words = f"the oldest left is {facts.oldest:,}, and the books have read up to {facts.stored:,}"
+        return f"{LOST_UNDECIDED}: {words}. To go on without those between, {_pass_over(facts)}"
+    return None if facts.halted is None else f"its lane cannot go on: {facts.halted}"
 
 
 def _set_back(facts: Facts, stored: int) -> str:
@@ -45,3 +57,12 @@ def _set_back(facts: Facts, stored: int) -> str:
     worker, partition = facts.place
     command = f"inmail replay rewind {worker} --to-offset {max(stored, facts.oldest)} --partition {partition}"
     return f"stop the group's workers and run `{command}`"
+
+
+def _pass_over(facts: Facts) -> str:
+    """Return what moves the books past records that retention took before they were decided."""
+    worker, partition = facts.place
+    return (
+        f"run in the database: update lanes set next_offset = {facts.oldest}"  # noqa: S608 - words
+        f" where consumer_group = 'inmail-{worker}' and partition = {partition}"
+    )

@@ -18,6 +18,7 @@ __all__ = ["RowFilter", "RowPosition", "count_events", "read_pages"]
 
 _PAGE = 500
 _COUNT_SECONDS = 3600.0
+_PAGE_SECONDS = 3600.0  # few rows of many may match
 _NO_ID = UUID(int=0)
 
 JOURNAL: Final = "journal"
@@ -166,7 +167,7 @@ async def read_pages(
         rows = await connection.fetch(
             f"{JOURNAL_ROWS} where {where} order by j.account, j.sequence limit {_PAGE}",
             *values,
-            timeout=_COUNT_SECONDS,
+            timeout=_PAGE_SECONDS,
         )
         events = [(RowPosition(JOURNAL, row.account, row.sequence), event) for row, event in map(row_event, rows)]
         if events:
@@ -180,6 +181,7 @@ async def read_pages(
             "select t.* from ticks as t"  # noqa: S608 - the same
             f" where {where} order by t.partition, t.source_offset, t.request_id limit {_PAGE}",
             *values,
+            timeout=_PAGE_SECONDS,
         )
         ticks = [Tick(*row) for row in rows]
         if ticks:

@@ -136,6 +136,23 @@ CORRUPTIONS = [
         "lot 1",
     ),
     Corruption(_LOT_OF_ALICE.format("request_id = gen_random_uuid()", 3), "lot_is_as_granted", "alice", "lot 3"),
+    *(
+        Corruption(
+            f"update lots set full_expires_at = full_expires_at + interval '{by}', expires_at = expires_at"  # noqa: S608
+            f" + interval '{by}' where account = {{{account}}} and lot = {lot} and open",
+            "lot_lives_as_granted",
+            account,
+            f"lot {lot}",
+        )
+        for account, lot, by in (("alice", 3, "1 year"), ("alice", 3, "-1 day"), ("carol", 4, "1 year"))
+    ),
+    # granted before the cancel that cuts it short
+    Corruption(
+        "update lots set full_expires_at = full_expires_at + interval '1 year' where account = {dave}",
+        "lot_lives_as_granted",
+        "dave",
+        "lot 1",
+    ),
     Corruption(
         "update accounts set newest_lot = 4 where account = {alice}", "lots_are_numbered", "alice", "newest lot 4"
     ),
@@ -153,6 +170,16 @@ CORRUPTIONS = [
         "paid_sends_are_counted",
         "alice",
         "paid from 2030-01-20 00:00:00+00",
+    ),
+    *(
+        Corruption(
+            "update accounts set paid = 0, paid_before = 0, paid_from ="  # noqa: S608
+            f" '{paid_from}' where account = {{alice}}",
+            "paid_sends_are_counted",
+            "alice",
+            f"paid from {paid_from}",
+        )
+        for paid_from in ("-infinity", "2030-01-10 00:00:00+00")
     ),
     Corruption("update accounts set level = 0 where account = {carol}", "level_is_its_balance", "carol", "level 0"),
     Corruption("update accounts set level = 2 where account = {alice}", "level_is_its_balance", "alice", "level 2"),
@@ -206,6 +233,12 @@ CORRUPTIONS = [
     Corruption(_OF_ALICE.format("balance_before = 5", 15), "balance_adds_up", "alice", "sequence 15"),
     Corruption(
         _OF_ALICE.format("balance_before = 9, balance_after = 9", 3), "balance_is_carried", "alice", "sequence 3"
+    ),
+    Corruption(
+        _OF_ALICE.format("balance_before = 4, balance_after = 4, as_of = as_of + interval '1 us'", 21),
+        "refused_send_had_nothing",
+        "alice",
+        "sequence 21",
     ),
     Corruption(
         _OF_ALICE.format("balance_before = 4, balance_after = 5", 22), "balance_is_its_lots", "alice", "sequence 22"

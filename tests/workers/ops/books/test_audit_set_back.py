@@ -58,3 +58,18 @@ async def test_rows_of_two_topics_are_not_held_against_each_other_where_a_clock_
 
     assert ["record_has_one_answer"] == before
     assert [] == await _failed(database)
+
+
+async def test_paid_sends_of_a_time_far_ahead_are_counted_once_the_clock_was_set_back(database: Connection) -> None:
+    """Counts only move on: none is of a time before what was paid for, and the audit has nothing to say."""
+    book = Book(database)
+    book.now = NOW
+    await book.one(book.promotion(5))
+    for now in (NOW, FAR, NOW + DAY, NOW + 3 * DAY):
+        book.now = now
+        await book.one(book.send(recipient_id=f"bob-{now:%m-%d}"))
+    await all_is_read(database)
+    await database.execute(_SET_BACK, 3, FAR, NOW)
+
+    assert await database.fetchval("select count(*) from journal where code = 'charged'") == 4
+    assert [] == await _failed(database)

@@ -1,14 +1,17 @@
 """The credits of the whole book: read bit by bit, they are what the whole journal says, and what the audit says."""
 
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 
 from infra.postgres import Connection
+from infra.shards import NumberState, Shard, ShardNumber
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from workers.ops.books import credit_metrics
 from workers.ops.books.audit import audit_books
 from workers.ops.books.credit_metrics import CreditReader, CreditTotals
+from workers.ops.books.shards import Holdings
 from workers.ops.books.snapshot import snapshot
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -183,3 +186,32 @@ async def test_rows_that_came_in_by_another_way_are_no_difference(book: _Book, d
     back = await _read(kept, database)
 
     assert [(1, 0), (2, 0)] == [(each.moved["spent"], each.difference) for each in (behind, back)]
+
+
+async def test_copies_of_a_moved_number_have_the_journal_read_once_too(
+    book: _Book, database: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may stay for days; what they hold counts nowhere, also what came after the first reading."""
+    left = {1: ShardNumber(NumberState.LEFT, UUID(int=2), None)}
+    holdings = Holdings(Shard(UUID(int=1), 0, holds_all=True, numbers=left), 2)
+    await database.execute(
+        "insert into accounts (account_id, partition) values ('copied', 1);"
+        " create temp table copy on commit preserve rows as select * from lots;"
+        " update copy set account = (select max(account) from accounts), partition = 1, remaining = 90;"
+        " insert into lots select * from copy; drop table copy"
+    )
+    kept = CreditReader()
+
+    async def read() -> CreditTotals:
+        async with snapshot(database):
+            return await kept.read(database, holdings)
+
+    first = await read()
+    monkeypatch.setattr(credit_metrics, "_ALL", " this is not asked again")
+    await book.row("send", "charged", -1, 0)
+    await database.execute("update lots set remaining = 90 where account <> 1")
+    await book.stands("send", 1)
+    later = await read()
+
+    assert (100, 0, 0) == (first.remaining, first.moved["spent"], first.difference)
+    assert (99, 1, 0) == (later.remaining, later.moved["spent"], later.difference)

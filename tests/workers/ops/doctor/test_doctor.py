@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
@@ -34,7 +35,8 @@ from workers.local.up import prepare_stack
 from workers.ops.doctor import CheckResult, CheckupReport, Grade, run_checkup
 from workers.ops.doctor.kafka_checks import _replicas, check_version
 from workers.ops.doctor.lane_checks import _group, check_offsets
-from workers.ops.lag import GroupLag, PartitionLag
+from workers.ops.lag import GroupLag, PartitionLag, Status
+from workers.ops.lag.offsets import LOST_UNDECIDED
 
 TOPIC, GROUP, TRANSACTIONAL_ID = 2, 3, 5  # kinds of resources
 READ, WRITE, DESCRIBE = 3, 4, 8
@@ -143,6 +145,11 @@ DAMAGE = {
         "grant delete on journal to inmail_worker",
         NOTHING,
         ("rights", "table journal", "inmail_worker has DELETE: a worker could change what is written for good"),
+    ),
+    "a row that may be edited by column": (
+        "grant update (amount) on journal to inmail_worker",
+        NOTHING,
+        ("rights", "table journal", "inmail_worker has UPDATE: a worker could change what is written for good"),
     ),
     "a migration that is missing": (
         _WITHOUT_0012,
@@ -415,6 +422,19 @@ def test_a_replica_that_is_behind_is_warned_of_with_its_broker() -> None:
         (each.text, each.grade) for each in found
     ]
     assert found[0].do.startswith("look at broker 2: ")
+
+
+def test_records_that_retention_took_before_they_were_decided_are_told_of_before_a_start() -> None:
+    """No lane has looked yet; one that has says so itself, and its reason is no second fault."""
+    gone = PartitionLag("inmail-send", SEND_REQUESTS, 0, committed=5, end=9, records=0, seconds=0.0, lost=4, held=0)
+    lost = replace(gone, status=Status.HALTED, reason=f"{LOST_UNDECIDED}: the oldest left is 9")
+    told = replace(gone, status=Status.HALTED, reason="its lane cannot go on: retention removed")
+
+    def grades(partition: PartitionLag) -> list[Grade]:
+        group = GroupLag("inmail-send", SEND_REQUESTS, (partition,), "Empty", members=0)
+        return [each.grade for each in _group(group, before_start=True)]
+
+    assert ([Grade.WRONG], []) == (grades(lost), grades(told))
 
 
 @pytest.mark.parametrize("state", ["PreparingRebalance", "CompletingRebalance"])

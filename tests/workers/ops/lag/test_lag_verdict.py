@@ -238,6 +238,24 @@ CASES = {
         "RECREATED",
         "t was deleted and created again; 9 of its records are unread, the oldest for 60.0 s: run `inmail topics",
     ),
+    "all that was unread is gone": (
+        "0:100/500!",
+        {"ours": True, "stored": 100, "oldest": 500, "members": 0, "owned": False, "place": ("send", 2)},
+        "HALTED",
+        "up to 100. To go on without those between, run in the database: update lanes set next_offset = 500 where",
+    ),
+    "some of what was unread is gone": (
+        "0:100/900",
+        {"ours": True, "stored": 100, "oldest": 500, "halted": "retention removed"},
+        "HALTED",
+        "retention removed records that the books have not read: the oldest left is 500",
+    ),
+    "what is gone was decided": (
+        "0:100/500!",
+        {"ours": True, "stored": 500, "oldest": 500},
+        "OK",
+        "all is read",
+    ),
     "a lane that cannot go on, though all is read": (
         "0:9/9",
         {"ours": True, "stored": 9, "halted": "retention removed"},

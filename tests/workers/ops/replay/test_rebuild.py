@@ -512,6 +512,39 @@ async def test_only_a_range_may_be_read(live: Settings, connect: Connect) -> Non
     assert middle <= await connection.fetchval("select min(as_of) from journal")
 
 
+async def test_ticks_that_were_pruned_since_are_no_difference(live: Settings) -> None:
+    """Of a target that is kept; a tick that booked something is compared wherever it stands."""
+    asked = await _asked(live)
+    await _rerun(live, asked)
+    barren = (
+        "not exists (select from journal as j where j.worker = 'expiry' and j.source_partition = t.partition"
+        " and j.source_offset = t.source_offset)"
+    )
+    connection = await connect_database(live)
+    await connection.execute("create temp table kept_ticks as select * from ticks")
+    try:
+        await connection.execute(
+            f"delete from ticks as t where {barren} and t.source_offset <"  # noqa: S608 - constants
+            " (select max(x.source_offset) from ticks as x where x.partition = t.partition)"
+        )
+        _, pruned = await _rerun(live, asked)
+        await _change(
+            target_settings(live, asked),
+            "delete from ticks where (partition, source_offset) in (select t.partition, t.source_offset from ticks as t"  # noqa: S608
+            f" where not {barren} order by 1, 2 limit 1)",
+        )
+        _, lacking = await _rerun(live, asked)
+    finally:
+        await connection.execute(
+            "insert into ticks select * from kept_ticks on conflict do nothing; drop table kept_ticks"
+        )
+        await connection.close()
+
+    assert pruned is not None
+    assert ({}, True) == (pruned.counts(), pruned.same)
+    assert {"ticks: booked: missing": 1} == _causes(lacking)
+
+
 async def test_what_only_one_of_them_has_read_is_left_out(live: Settings) -> None:
     """The live books go on while others are made: a rebuild that is behind them is not wrong."""
     asked = await _asked(live)

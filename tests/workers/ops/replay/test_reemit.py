@@ -200,6 +200,22 @@ async def test_a_request_or_a_time_is_found_without_reading_the_journal(database
     assert all("Seq Scan on journal" not in plan and "journal_pkey" not in plan for plan in (by_request, by_time))
 
 
+async def test_a_page_of_rows_or_of_ticks_may_take_longer_than_a_statement_otherwise_may() -> None:
+    """Of a table that has grown, a selection may match few rows of many."""
+    limits = []
+
+    class _Timed:
+        async def fetch(self, _sql: str, *_: Any, **limit: Any) -> list[Any]:
+            limits.append(limit.get("timeout"))
+            return []
+
+    connection: Any = _Timed()
+    assert [] == [page async for page in reemit_rows.read_pages(connection, RowFilter(), RowPosition())]
+
+    assert len(limits) == 2
+    assert all(limit is not None and limit > 600 for limit in limits)
+
+
 # -- stopped, killed, refused -----------------------------------------------------------------------------------------
 
 
