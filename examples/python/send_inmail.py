@@ -1,6 +1,7 @@
 """Asks whether an InMail may be sent, and waits for the final answer: python send_inmail.py ACCOUNT RECIPIENT [ID].
 
-Prints a JSON line for each answer. Run it again with the same ID after any failure: the request is decided once.
+Prints a JSON line for each answer, and before it sends, on standard error, the ID. Run it again with the same ID after
+any failure: the request is decided once.
 """
 
 import asyncio
@@ -55,9 +56,13 @@ async def send_inmail(account: str, recipient: str, id_: UUID) -> None:
         partitions = await producer.partitions_for(RESULTS)
         consumer.assign([TopicPartition(RESULTS, partition) for partition in partitions])
         await consumer.seek_to_end()
+        print(f"request {id_}", file=sys.stderr, flush=True)  # whoever sends it again needs it
         while True:
             await producer.send_and_wait(REQUESTS, value, key=account.encode(), headers=HEADERS)
-            answer = await asyncio.wait_for(wait_for_answer(consumer, id_), ANSWER_SECONDS)
+            try:
+                answer = await asyncio.wait_for(wait_for_answer(consumer, id_), ANSWER_SECONDS)
+            except TimeoutError as error:
+                raise TimeoutError(f"no answer: send {id_} again") from error
             print(json.dumps(answer), flush=True)
             if answer["code"] != "balance_not_current":
                 return

@@ -1,6 +1,7 @@
 // Asks whether an InMail may be sent, and waits for the final answer: go run ./send-inmail ACCOUNT RECIPIENT [ID].
 //
-// Prints a JSON line for each answer. Run it again with the same ID after any failure: the request is decided once.
+// Prints a JSON line for each answer, and before it sends, on standard error, the ID. Run it again with the same ID after
+// any failure: the request is decided once.
 package main
 
 import (
@@ -82,6 +83,7 @@ func sendInMail(ctx context.Context, account, recipient string, id uuid.UUID) er
 	if err != nil {
 		return err
 	}
+	log.Printf("request %s", id) // whoever sends it again needs it
 	for {
 		if err := producer.ProduceSync(ctx, record).FirstErr(); err != nil {
 			return err
@@ -138,7 +140,7 @@ func waitForAnswer(ctx context.Context, consumer *kgo.Client, id uuid.UUID) (jso
 		// One at a time: what is polled and not looked at would be lost to the next attempt.
 		fetches := consumer.PollRecords(ctx, 1)
 		if err := fetches.Err(); err != nil {
-			return nil, fmt.Errorf("no answer: send the same id again: %w", err)
+			return nil, fmt.Errorf("no answer: send %s again: %w", id, err)
 		}
 		for _, record := range fetches.Records() {
 			var event struct {

@@ -1,6 +1,7 @@
 // Asks whether an InMail may be sent, and waits for the final answer: node dist/send-inmail.js ACCOUNT RECIPIENT [ID].
 //
-// Prints a JSON line for each answer. Run it again with the same ID after any failure: the request is decided once.
+// Prints a JSON line for each answer, and before it sends, on standard error, the ID. Run it again with the same ID after
+// any failure: the request is decided once.
 
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -55,6 +56,7 @@ async function sendInMail(account: string, recipient: string, id: string): Promi
     }
     const value = JSON.stringify(makeRequest(account, recipient, id))
     const headers = { 'content-type': 'application/cloudevents+json; charset=UTF-8' }
+    console.error(`request ${id}`) // whoever sends it again needs it
     for (;;) {
       await producer.send({ topic: REQUESTS, acks: -1, messages: [{ key: account, value, headers }] })
       const arrival = new Promise<void>(resolve => { arrived = resolve })
@@ -63,7 +65,7 @@ async function sendInMail(account: string, recipient: string, id: string): Promi
       }
       const answer = answers.shift()
       if (answer === undefined) {
-        throw new Error('no answer: send the same id again')
+        throw new Error(`no answer: send ${id} again`)
       }
       console.log(JSON.stringify(answer))
       if (answer.code !== 'balance_not_current') {

@@ -24,7 +24,8 @@ import org.apache.kafka.common.serialization.StringSerializer;
 /**
  * Asks whether an InMail may be sent, and waits for the final answer: {@code SendInMail ACCOUNT RECIPIENT [ID]}.
  *
- * <p>Prints a JSON line for each answer. Run it again with the same ID after any failure: the request is decided once.
+ * <p>Prints a JSON line for each answer, and before it sends, on standard error, the ID. Run it again with the same ID
+ * after any failure: the request is decided once.
  */
 public final class SendInMail {
     private static final String REQUESTS = "inmail.send-requests";
@@ -64,6 +65,7 @@ public final class SendInMail {
             UUID id)
             throws Exception {
         byte[] value = JSON.writeValueAsBytes(request(account, recipient, id));
+        System.err.println("request " + id); // whoever sends it again needs it
         while (true) {
             var message = new ProducerRecord<>(REQUESTS, account, value);
             message.headers()
@@ -108,6 +110,6 @@ public final class SendInMail {
                 }
             }
         }
-        throw new IOException("no answer: send the same id again");
+        throw new IOException("no answer: send " + id + " again");
     }
 }
