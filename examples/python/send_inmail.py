@@ -35,11 +35,13 @@ def make_request(account: str, recipient: str, id_: UUID) -> bytes:
     return json.dumps(event).encode()
 
 
-async def wait_for_answer(consumer: AIOKafkaConsumer, id_: UUID) -> dict[str, Any]:
-    """Return the data of the next answer to a request."""
+async def wait_for_answer(consumer: AIOKafkaConsumer, account: str, id_: UUID) -> dict[str, Any]:
+    """Return the data of the next answer to a request, which its account and its id name together."""
     async for record in consumer:
         event = json.loads(record.value)
-        if event["type"] == "inmail.send.decided.v1" and event["data"]["request_id"] == str(id_):
+        if event["type"] != "inmail.send.decided.v1":
+            continue
+        if event["subject"] == account and event["data"]["request_id"] == str(id_):
             data: dict[str, Any] = event["data"]
             return data
     raise RuntimeError("the consumer was stopped")
@@ -60,7 +62,7 @@ async def send_inmail(account: str, recipient: str, id_: UUID) -> None:
         while True:
             await producer.send_and_wait(REQUESTS, value, key=account.encode(), headers=HEADERS)
             try:
-                answer = await asyncio.wait_for(wait_for_answer(consumer, id_), ANSWER_SECONDS)
+                answer = await asyncio.wait_for(wait_for_answer(consumer, account, id_), ANSWER_SECONDS)
             except TimeoutError as error:
                 raise TimeoutError(f"no answer: send {id_} again") from error
             print(json.dumps(answer), flush=True)

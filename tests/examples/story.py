@@ -133,10 +133,11 @@ async def send_twice(settings: Settings, sample: Sample, account: str) -> None:
 
 
 async def send_with_an_id_of_its_own(settings: Settings, sample: Sample, account: str) -> None:
-    """Without an ID, and without workers: the program makes one and tells it, so that it can be sent again."""
+    """Without an ID, and without workers: the program makes one and tells it, and takes no other account's answer."""
     async with _running(settings, sample, *sample.send_inmail, account, "bob", stderr=PIPE) as said:
         id_ = await said.told()
-        await _answer(settings, account, (account, id_, "forged"))
+        others, own = (f"not-{account}", id_, "of_another"), (account, id_, "forged")
+        await _answer(settings, account, others, own)
         (answer,) = await said.end()
 
     assert ("forged", id_) == (answer["code"], answer["request_id"]), answer

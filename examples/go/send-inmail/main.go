@@ -88,7 +88,7 @@ func sendInMail(ctx context.Context, account, recipient string, id uuid.UUID) er
 		if err := producer.ProduceSync(ctx, record).FirstErr(); err != nil {
 			return err
 		}
-		answer, err := waitForAnswer(ctx, consumer, id)
+		answer, err := waitForAnswer(ctx, consumer, account, id)
 		if err != nil {
 			return err
 		}
@@ -132,8 +132,8 @@ func newRecord(account, recipient string, id uuid.UUID) (*kgo.Record, error) {
 	}, err
 }
 
-// waitForAnswer returns the data of the next answer to a request.
-func waitForAnswer(ctx context.Context, consumer *kgo.Client, id uuid.UUID) (json.RawMessage, error) {
+// waitForAnswer returns the data of the next answer to a request, which its account and its id name together.
+func waitForAnswer(ctx context.Context, consumer *kgo.Client, account string, id uuid.UUID) (json.RawMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	for {
@@ -144,8 +144,9 @@ func waitForAnswer(ctx context.Context, consumer *kgo.Client, id uuid.UUID) (jso
 		}
 		for _, record := range fetches.Records() {
 			var event struct {
-				Type string          `json:"type"`
-				Data json.RawMessage `json:"data"`
+				Type    string          `json:"type"`
+				Subject string          `json:"subject"`
+				Data    json.RawMessage `json:"data"`
 			}
 			var data struct {
 				RequestID uuid.UUID `json:"request_id"`
@@ -153,7 +154,7 @@ func waitForAnswer(ctx context.Context, consumer *kgo.Client, id uuid.UUID) (jso
 			if err := json.Unmarshal(record.Value, &event); err != nil {
 				return nil, err
 			}
-			if event.Type != "inmail.send.decided.v1" {
+			if event.Type != "inmail.send.decided.v1" || event.Subject != account {
 				continue
 			}
 			if err := json.Unmarshal(event.Data, &data); err != nil {

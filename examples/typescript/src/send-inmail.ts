@@ -45,7 +45,10 @@ async function sendInMail(account: string, recipient: string, id: string): Promi
       autoCommit: false,
       eachMessage: async ({ message }) => {
         const event = JSON.parse(message.value?.toString() ?? '{}') as SendDecided
-        if (event.type === 'inmail.send.decided.v1' && event.data.request_id === id) {
+        if (event.type !== 'inmail.send.decided.v1') {
+          return
+        }
+        if (event.subject === account && event.data.request_id === id) { // they name the request together
           answers.push(event.data)
           arrived()
         }

@@ -71,7 +71,7 @@ public final class SendInMail {
             message.headers()
                     .add("content-type", "application/cloudevents+json; charset=UTF-8".getBytes(StandardCharsets.UTF_8));
             producer.send(message).get();
-            ObjectNode answer = waitForAnswer(consumer, id);
+            ObjectNode answer = waitForAnswer(consumer, account, id);
             System.out.println(answer);
             if (!answer.get("code").asText().equals("balance_not_current")) {
                 return;
@@ -98,13 +98,15 @@ public final class SendInMail {
                         .withRelationship(SendRequestedData.Relationship.NONE));
     }
 
-    /** Returns the data of the next answer to a request. */
-    private static ObjectNode waitForAnswer(KafkaConsumer<String, byte[]> consumer, UUID id) throws IOException {
+    /** Returns the data of the next answer to a request, which its account and its id name together. */
+    private static ObjectNode waitForAnswer(KafkaConsumer<String, byte[]> consumer, String account, UUID id)
+            throws IOException {
         Instant end = Instant.now().plus(ANSWER_TIMEOUT);
         while (Instant.now().isBefore(end)) {
             for (ConsumerRecord<String, byte[]> record : consumer.poll(Duration.ofSeconds(1))) {
                 var event = JSON.readTree(record.value());
                 if (event.get("type").asText().equals("inmail.send.decided.v1")
+                        && event.get("subject").asText().equals(account)
                         && event.get("data").get("request_id").asText().equals(id.toString())) {
                     return (ObjectNode) event.get("data");
                 }
