@@ -131,7 +131,9 @@ def asyncapi() -> Json:
             "description": "CloudEvents 1.0 on Kafka; records are partitioned by account id with murmur2, the default"
             " of Java's client. Results are in structured JSON mode. What comes in may be in structured JSON mode, as"
             " shown, or in binary mode: attributes as ce_ headers, data as the value, its media type (JSON) in the"
-            " header content-type. Where a schema has x-extensible-enum, it names known values and others may come.",
+            " header content-type. Where a schema has x-extensible-enum, it names known values and others may come."
+            " An account's results may arrive in another order than their data.sequence, also in one partition: three"
+            " consumer groups decide, each in transactions of its own. Sort by it, or keep the highest.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/cloudevents+json",

@@ -284,6 +284,15 @@ def references(node: object) -> list[str]:
     return [reference for value in node for reference in references(value)] if isinstance(node, list) else []
 
 
+def test_the_contract_says_that_results_may_arrive_in_another_order_than_their_sequence() -> None:
+    """Whoever takes the record that comes last for the newest would go back to an older balance."""
+    sequence = data(render.json_schema(SendDecided))["properties"]["sequence"]
+
+    assert "in another order than their data.sequence" in render.asyncapi()["info"]["description"]
+    assert "may arrive in another order" in " ".join(sequence["description"].split())
+    assert "may arrive in another order" in render.EVENTS_PAGE.read_text(encoding="utf-8")
+
+
 def test_the_asyncapi_document_refers_only_to_what_exists() -> None:
     """Every channel, message and payload that is referred to can be found."""
     document = render.asyncapi()
