@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["breaking_changes"]
+__all__ = ["breaking_changes", "moved_records"]
 
 Schema = dict[str, Any]
 
@@ -30,6 +30,54 @@ def breaking_changes(old: Schema, new: Schema, *, incoming: bool) -> list[str]:
 
     """
     return list(_Comparison(old, new, incoming=incoming).changes(old, new, "event"))
+
+
+def moved_records(old: Schema, new: Schema) -> list[str]:
+    """Return what two AsyncAPI documents tell differently of the records of an event that both have.
+
+    Whoever reads or writes them relies on the topic, the key, the headers and the consumer group beside the schema. A
+    new header is compatible, and so are better descriptions.
+    """
+    before, after = _records(old), _records(new)
+    return [
+        f"{name}: {change}"
+        for name, record in before.items()
+        if name in after
+        for change in (*_moves(record, after[name]), *_header_changes(record, after[name]))
+    ]
+
+
+def _moves(old: Schema, new: Schema) -> Iterator[str]:
+    for what in ("address", "key", "groupId"):
+        if old[what] != new[what]:
+            yield f"{what} was {old[what]}, is {new[what]}"
+
+
+def _header_changes(old: Schema, new: Schema) -> Iterator[str]:
+    return _Comparison({}, {}, incoming=False).changes(old["headers"], new["headers"], "headers")
+
+
+def _records(document: Schema) -> dict[str, Schema]:
+    """Return what an AsyncAPI document tells of each event's records, by the event's name."""
+    messages = document.get("components", {}).get("messages", {})
+    groups = {
+        operation["channel"]["$ref"]: operation["bindings"]["kafka"].get("groupId", {}).get("const")
+        for operation in document.get("operations", {}).values()
+    }
+    return {
+        name: {
+            "address": channel["address"],
+            "key": _without_words(messages[name]["bindings"]["kafka"].get("key")),
+            "headers": messages[name].get("headers", {}),
+            "groupId": groups.get(f"#/channels/{place}"),
+        }
+        for place, channel in document.get("channels", {}).items()
+        for name in channel["messages"]
+    }
+
+
+def _without_words(schema: Schema | None) -> Schema | None:
+    return schema and {name: value for name, value in schema.items() if name not in _FREE}
 
 
 class _Comparison:

@@ -18,7 +18,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import CoreSchema, core_schema
 
 from schemas.catalogue import ALL_TOPICS, CATALOGUE, EventType
-from schemas.compatibility import breaking_changes
+from schemas.compatibility import breaking_changes, moved_records
 from schemas.envelope import EVENT_CONTENT_TYPE, ID_PATTERN, ORIGIN_HEADER
 
 __all__ = ["StaleError", "asyncapi", "check", "json_schema", "main", "render_table", "rendered_files", "write"]
@@ -189,6 +189,9 @@ def _refuse_breaking_changes(generated: Path) -> None:
             incoming=row.direction == "in",
         )
     ]
+    document = generated / "asyncapi.json"
+    listed: Json = json.loads(document.read_text(encoding="utf-8")) if document.exists() else {}
+    broken += moved_records(listed, asyncapi())
     published_names = {path.stem for path in generated.glob("*.json")} - {"asyncapi"}
     broken += [f"{name}: is gone" for name in sorted(published_names - {row.name for row in CATALOGUE})]
     if broken:

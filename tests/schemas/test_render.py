@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from schemas import render
-from schemas.catalogue import ALL_TOPICS, CATALOGUE
+from schemas.catalogue import ALL_TOPICS, BILLING_EVENTS, CATALOGUE
 from schemas.compatibility import breaking_changes
 from schemas.results import SendDecided
 from schemas.sends import SendRequested
@@ -85,6 +86,51 @@ def test_a_published_event_cannot_disappear(rendered: tuple[Path, Path]) -> None
     (rendered[0] / "inmail.gone.v1.json").write_text("{}")
     with pytest.raises(render.StaleError, match=r"inmail.gone.v1: is gone"):
         render.write(*rendered)
+
+
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [
+        (
+            {"topic": BILLING_EVENTS},
+            "inmail.send.requested.v1: address was inmail.send-requests, is inmail.billing-events",
+        ),
+        ({"key": None}, "inmail.send.requested.v1: key was {'type': 'string',"),
+        ({"group": "inmail-other"}, "inmail.send.requested.v1: groupId was inmail-send, is inmail-other"),
+    ],
+)
+def test_an_event_keeps_its_topic_its_key_and_its_group(
+    rendered: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, place: dict[str, Any], change: str
+) -> None:
+    """Producers send there, partition by it, and give the group its rights: the schema alone is not the contract."""
+    row, *rest = CATALOGUE
+    monkeypatch.setattr(render, "CATALOGUE", (row._replace(**place), *rest))
+    for run in (render.write, render.check):
+        with pytest.raises(render.StaleError, match=re.escape(change)):
+            run(*rendered)
+
+
+@pytest.mark.parametrize(
+    ("edit", "change"),
+    [
+        (lambda headers: headers["properties"].update(more={"type": "string"}), "headers.more: was removed"),
+        (lambda headers: headers["properties"]["content-type"].update(const="a/b"), "headers.content-type: a/b is no"),
+        (lambda headers: headers["properties"].pop("content-type"), None),
+    ],
+)
+def test_a_result_keeps_its_headers_and_may_get_more(
+    rendered: tuple[Path, Path], edit: Callable[[dict[str, Any]], object], change: str | None
+) -> None:
+    """Readers choose by them how to read."""
+    path = rendered[0] / "asyncapi.json"
+    document = json.loads(path.read_text())
+    edit(document["components"]["messages"]["inmail.send.decided.v1"]["headers"])
+    path.write_text(json.dumps(document))
+    if change is None:
+        render.write(*rendered)
+    else:
+        with pytest.raises(render.StaleError, match=re.escape(f"inmail.send.decided.v1: {change}")):
+            render.write(*rendered)
 
 
 Edit = Callable[[dict[str, Any]], object]
