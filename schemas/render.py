@@ -192,8 +192,12 @@ def _refuse_breaking_changes(generated: Path) -> None:
     document = generated / "asyncapi.json"
     listed: Json = json.loads(document.read_text(encoding="utf-8")) if document.exists() else {}
     broken += moved_records(listed, asyncapi())
-    published_names = {path.stem for path in generated.glob("*.json")} - {"asyncapi"}
-    broken += [f"{name}: is gone" for name in sorted(published_names - {row.name for row in CATALOGUE})]
+    files = {path.stem for path in generated.glob("*.json")} - {"asyncapi"}
+    names = set(listed.get("components", {}).get("messages", {}))
+    broken += [f"{name}: its schema is missing; restore the file" for name in sorted(names - files)]
+    if files and not document.exists():
+        broken.append(f"{document.name}: is missing; restore the file")
+    broken += [f"{name}: is gone" for name in sorted((files | names) - {row.name for row in CATALOGUE})]
     if broken:
         raise StaleError("\n".join(["these break published events; make a new version beside the old:", *broken]))
 

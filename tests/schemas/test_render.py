@@ -89,6 +89,26 @@ def test_a_published_event_cannot_disappear(rendered: tuple[Path, Path]) -> None
 
 
 @pytest.mark.parametrize(
+    ("removed", "change"),
+    [
+        ("inmail.send.requested.v1.json", "inmail.send.requested.v1: its schema is missing"),
+        ("asyncapi.json", "asyncapi.json: is missing"),
+    ],
+)
+def test_a_promise_is_not_taken_back_by_removing_its_file(
+    rendered: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, removed: str, change: str
+) -> None:
+    """Otherwise rendering again would wave through whatever the file would have refused."""
+    (rendered[0] / removed).unlink()
+    row, *rest = CATALOGUE
+    monkeypatch.setattr(render, "CATALOGUE", (row._replace(topic=BILLING_EVENTS), *rest))
+    for run in (render.write, render.check):
+        with pytest.raises(render.StaleError, match=change):
+            run(*rendered)
+    assert not (rendered[0] / removed).exists()
+
+
+@pytest.mark.parametrize(
     ("place", "change"),
     [
         (
