@@ -281,6 +281,24 @@ def test_an_enum_may_be_opened_and_never_closed_again() -> None:
         assert breaking_changes(opened, closed, incoming=incoming) == ["event: is now a closed enum"]
 
 
+def test_a_closed_enum_of_a_result_does_not_gain_a_value_as_it_is_opened() -> None:
+    """Whoever generated a type from the closed list fails on it; for what comes in, it is one more that is taken."""
+    closed, opened = {"type": "string", "enum": ["a"]}, {"type": "string", "x-extensible-enum": ["a", "b"]}
+
+    assert breaking_changes(closed, opened, incoming=False) == ["event: b is a new value of a closed enum"]
+    assert breaking_changes(closed, opened, incoming=True) == []
+
+
+def test_what_a_list_holds_is_part_of_the_promise() -> None:
+    """Without `items` it may hold anything: more than a reader was told of, and no less than producers were."""
+    numbers, anything = {"type": "array", "items": {"type": "integer"}}, {"type": "array"}
+
+    assert breaking_changes(numbers, anything, incoming=False) == ["event: says no longer what its items are"]
+    assert breaking_changes(numbers, anything, incoming=True) == []
+    for incoming in (True, False):
+        assert breaking_changes(anything, numbers, incoming=incoming) == ["event: says now what its items are"]
+
+
 UUID_FORMAT = {"type": "string", "format": "uuid"}
 
 
