@@ -360,6 +360,24 @@ def test_results_close_no_list_but_the_outcome_and_the_price() -> None:
     assert closed_enums(SendRequested) == {"relationship"}
 
 
+def test_the_members_of_results_that_may_be_missing_are_those_that_the_page_names() -> None:
+    """A reader that relies on a member which is not always there fails on the first result without it."""
+    page = (Path(render.__file__).parent / "README.md").read_text(encoding="utf-8")
+    of_accounts = {row.name for row in CATALOGUE if row.direction == "out" and row.key == "account"}
+    named = {
+        (name, member)
+        for member, of in re.findall(r"^  \| `(\w+)` \| ([^|]+) \|", page, re.MULTILINE)
+        for name in (of_accounts if of == "all whose key is the account" else re.findall(r"`([^`]+)`", of))
+    }
+    schemas = {row.name: data(render.json_schema(row.model)) for row in CATALOGUE if row.direction == "out"}
+
+    assert named == {
+        (name, member)
+        for name, schema in schemas.items()
+        for member in schema["properties"].keys() - schema["required"]
+    }
+
+
 def references(node: object) -> list[str]:
     """Return every $ref of a document."""
     if isinstance(node, dict):
