@@ -57,7 +57,8 @@ async def send_inmail(account: str, recipient: str, id_: UUID) -> None:
         # Where the answers begin has to be known before there can be one.
         partitions = await producer.partitions_for(RESULTS)
         consumer.assign([TopicPartition(RESULTS, partition) for partition in partitions])
-        await consumer.seek_to_end()
+        if not await consumer.seek_to_end():  # it raises nothing: the end would be looked for later, behind the answer
+            raise TimeoutError("the end of the answers was not told in time: nothing was sent")
         print(f"request {id_}", file=sys.stderr, flush=True)  # whoever sends it again needs it
         while True:
             await producer.send_and_wait(REQUESTS, value, key=account.encode(), headers=HEADERS)

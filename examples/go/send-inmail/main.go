@@ -1,7 +1,7 @@
 // Asks whether an InMail may be sent, and waits for the final answer: go run ./send-inmail ACCOUNT RECIPIENT [ID].
 //
-// Prints a JSON line for each answer, and before it sends, on standard error, the ID. Run it again with the same ID after
-// any failure: the request is decided once.
+// Prints a JSON line for each answer, and before it sends, on standard error, the ID. Run it again with the same ID
+// after any failure: the request is decided once.
 package main
 
 import (
@@ -66,6 +66,9 @@ func sendInMail(ctx context.Context, account, recipient string, id uuid.UUID) er
 
 	// Where the answers begin has to be known before there can be one.
 	ends, err := kadm.NewClient(producer).ListCommittedOffsets(ctx, results)
+	if err == nil {
+		err = ends.Error() // of any partition: it would not be read
+	}
 	if err != nil {
 		return err
 	}

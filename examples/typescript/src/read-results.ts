@@ -45,8 +45,8 @@ const consumer = kafka.consumer({ groupId: process.argv[2] ?? 'delivery-example'
 const seen = new Seen()
 await consumer.connect()
 await consumer.subscribe({ topic: 'inmail.send-results', fromBeginning: true })
-// kafkajs commits the offset of a message after its handler, and when it stops: a crash repeats, and loses nothing. Where
-// the handler fails, kafkajs catches the error and brings the message again, to the same `seen`.
+// kafkajs commits the offset of a message after its handler, and when it stops: a crash repeats, and loses nothing.
+// Where the handler fails, kafkajs catches the error and brings the message again, to the same `seen`.
 await consumer.run({
   eachMessage: async ({ message }) => {
     const event = JSON.parse(message.value?.toString() ?? '{}') as SendDecided

@@ -1,7 +1,7 @@
 // Asks whether an InMail may be sent, and waits for the final answer: node dist/send-inmail.js ACCOUNT RECIPIENT [ID].
 //
-// Prints a JSON line for each answer, and before it sends, on standard error, the ID. Run it again with the same ID after
-// any failure: the request is decided once.
+// Prints a JSON line for each answer, and before it sends, on standard error, the ID. Run it again with the same ID
+// after any failure: the request is decided once.
 
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -38,12 +38,20 @@ async function sendInMail(account: string, recipient: string, id: string): Promi
   try {
     // Where the answers begin has to be known before there can be one.
     const ends = await admin.fetchTopicOffsets(RESULTS)
+    const next = new Map(ends.map(({ partition, offset }) => [partition, offset]))
+    // Whenever it joins its group, as after a lost session, kafkajs forgets where it was, and nothing is committed.
+    consumer.on(consumer.events.GROUP_JOIN, () => {
+      for (const [partition, offset] of next) {
+        consumer.seek({ topic: RESULTS, partition, offset })
+      }
+    })
     const answers: SendDecidedData[] = []
     let arrived = (): void => {}
     await consumer.subscribe({ topic: RESULTS })
     await consumer.run({
       autoCommit: false,
-      eachMessage: async ({ message }) => {
+      eachMessage: async ({ partition, message }) => {
+        next.set(partition, String(BigInt(message.offset) + 1n))
         const event = JSON.parse(message.value?.toString() ?? '{}') as SendDecided
         if (event.type !== 'inmail.send.decided.v1') {
           return
@@ -54,9 +62,6 @@ async function sendInMail(account: string, recipient: string, id: string): Promi
         }
       }
     })
-    for (const { partition, offset } of ends) {
-      consumer.seek({ topic: RESULTS, partition, offset })
-    }
     const value = JSON.stringify(makeRequest(account, recipient, id))
     const headers = { 'content-type': 'application/cloudevents+json; charset=UTF-8' }
     console.error(`request ${id}`) // whoever sends it again needs it
