@@ -65,7 +65,7 @@ read_with() {
 set_group as-it-comes share.auto.offset.reset=earliest
 set_group committed-only share.auto.offset.reset=earliest,share.isolation.level=read_committed
 expect 'a consumer group, read_committed' 'committed' \
-    "$(read_with ConsoleConsumer --max-messages 1 --from-beginning --command-property isolation.level=read_committed)"
+    "$(read_with ConsoleConsumer --from-beginning --command-property isolation.level=read_committed)"
 expect 'a share group' 'committed aborted open' \
     "$(read_with ConsoleShareConsumer --group as-it-comes --max-messages 3)"
 expect 'a share group with share.isolation.level=read_committed' 'committed' \

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["breaking_changes"]
+__all__ = ["breaking_changes", "moved_records"]
 
 Schema = dict[str, Any]
 
@@ -32,6 +32,54 @@ def breaking_changes(old: Schema, new: Schema, *, incoming: bool) -> list[str]:
     return list(_Comparison(old, new, incoming=incoming).changes(old, new, "event"))
 
 
+def moved_records(old: Schema, new: Schema) -> list[str]:
+    """Return what two AsyncAPI documents tell differently of the records of an event that both have.
+
+    Whoever reads or writes them relies on the topic, the key, the headers and the consumer group beside the schema. A
+    new header is compatible, and so are better descriptions.
+    """
+    before, after = _records(old), _records(new)
+    return [
+        f"{name}: {change}"
+        for name, record in before.items()
+        if name in after
+        for change in (*_moves(record, after[name]), *_header_changes(record, after[name]))
+    ]
+
+
+def _moves(old: Schema, new: Schema) -> Iterator[str]:
+    for what in ("address", "key", "groupId"):
+        if old[what] != new[what]:
+            yield f"{what} was {old[what]}, is {new[what]}"
+
+
+def _header_changes(old: Schema, new: Schema) -> Iterator[str]:
+    return _Comparison({}, {}, incoming=False).changes(old["headers"], new["headers"], "headers")
+
+
+def _records(document: Schema) -> dict[str, Schema]:
+    """Return what an AsyncAPI document tells of each event's records, by the event's name."""
+    messages = document.get("components", {}).get("messages", {})
+    groups = {
+        operation["channel"]["$ref"]: operation["bindings"]["kafka"].get("groupId", {}).get("const")
+        for operation in document.get("operations", {}).values()
+    }
+    return {
+        name: {
+            "address": channel["address"],
+            "key": _without_words(messages[name]["bindings"]["kafka"].get("key")),
+            "headers": messages[name].get("headers", {}),
+            "groupId": groups.get(f"#/channels/{place}"),
+        }
+        for place, channel in document.get("channels", {}).items()
+        for name in channel["messages"]
+    }
+
+
+def _without_words(schema: Schema | None) -> Schema | None:
+    return schema and {name: value for name, value in schema.items() if name not in _FREE}
+
+
 class _Comparison:
     """Walks two schemas side by side; `$ref`s lead into their own document."""
 
@@ -49,10 +97,12 @@ class _Comparison:
                 self._incoming and keyword in _LIMITS and keyword not in new
             ):
                 yield f"{path}: {keyword} was {old.get(keyword)}, is {new.get(keyword)}"
-        yield from _values(old, new, path)
+        yield from self._values(old, new, path)
         yield from self._fields(old, new, path)
         if "items" in old and "items" in new:
             yield from self.changes(old["items"], new["items"], f"{path}[]")
+        elif "items" in new or ("items" in old and not self._incoming):  # without them a list may hold anything
+            yield f"{path}: says {'now' if 'items' in new else 'no longer'} what its items are"
         yield from self._choices(old.get("anyOf", []), new.get("anyOf", []), path)
 
     def _takes_more(self, old: Schema, new: Schema, path: str) -> bool:
@@ -69,6 +119,24 @@ class _Comparison:
             and new["type"] == old.get("type")
             and re.search(new["pattern"], str(samples[0])) is not None
         )
+
+    def _values(self, old: Schema, new: Schema, path: str) -> Iterator[str]:
+        """Yield what became of the values that a field may have."""
+        closed, closed_now = _closed(old), _closed(new)
+        values, values_now = closed or old.get(_OPEN), closed_now or new.get(_OPEN)
+        if values is None or values_now is None:
+            if values != values_now:
+                yield f"{path}: is {'now' if values is None else 'no longer'} an enum"
+            return
+        if closed_now and not closed:
+            yield f"{path}: is now a closed enum"
+        for value in values:
+            if value not in values_now:
+                yield f"{path}: {value} is no longer a value"
+        if closed and (closed_now or not self._incoming):  # opened is one step, and a new value the next
+            for value in values_now:
+                if value not in values:
+                    yield f"{path}: {value} is a new value of a closed enum"
 
     def _fields(self, old: Schema, new: Schema, path: str) -> Iterator[str]:
         old_fields, new_fields = old.get("properties", {}), new.get("properties", {})
@@ -91,25 +159,6 @@ class _Comparison:
         else:
             for one, other in zip(old, new, strict=True):
                 yield from self.changes(one, other, path)
-
-
-def _values(old: Schema, new: Schema, path: str) -> Iterator[str]:
-    """Yield what became of the values that a field may have."""
-    closed, closed_now = _closed(old), _closed(new)
-    values, values_now = closed or old.get(_OPEN), closed_now or new.get(_OPEN)
-    if values is None or values_now is None:
-        if values != values_now:
-            yield f"{path}: is {'now' if values is None else 'no longer'} an enum"
-        return
-    if closed_now and not closed:
-        yield f"{path}: is now a closed enum"
-    for value in values:
-        if value not in values_now:
-            yield f"{path}: {value} is no longer a value"
-    if closed and closed_now:
-        for value in values_now:
-            if value not in values:
-                yield f"{path}: {value} is a new value of a closed enum"
 
 
 def _closed(schema: Schema) -> list[Any] | None:

@@ -52,7 +52,14 @@ class AccountResultData(TypedDict):
     """What every answer and movement of an account says."""
 
     request_id: Annotated[UUID, Field(description="Id of the event that this answers or that caused this.")]
-    sequence: Annotated[int, Field(ge=1, description="Gap-free within the account, over both result topics together.")]
+    sequence: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Gap-free within the account, over both result topics together. Events may arrive in another"
+            " order, also in one partition: a number that is missing may still come.",
+        ),
+    ]
     as_of: Annotated[AnyInstant, Field(description="The broker's time at which this was decided.")]
     balance_before: Annotated[Count, Field(description="Credits the account could spend at as_of, before this.")]
     balance_after: Annotated[Count, Field(description="Credits the account can spend at as_of, after this.")]

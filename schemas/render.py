@@ -18,7 +18,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import CoreSchema, core_schema
 
 from schemas.catalogue import ALL_TOPICS, CATALOGUE, EventType
-from schemas.compatibility import breaking_changes
+from schemas.compatibility import breaking_changes, moved_records
 from schemas.envelope import EVENT_CONTENT_TYPE, ID_PATTERN, ORIGIN_HEADER
 
 __all__ = ["StaleError", "asyncapi", "check", "json_schema", "main", "render_table", "rendered_files", "write"]
@@ -131,7 +131,9 @@ def asyncapi() -> Json:
             "description": "CloudEvents 1.0 on Kafka; records are partitioned by account id with murmur2, the default"
             " of Java's client. Results are in structured JSON mode. What comes in may be in structured JSON mode, as"
             " shown, or in binary mode: attributes as ce_ headers, data as the value, its media type (JSON) in the"
-            " header content-type. Where a schema has x-extensible-enum, it names known values and others may come.",
+            " header content-type. Where a schema has x-extensible-enum, it names known values and others may come."
+            " An account's results may arrive in another order than their data.sequence, also in one partition: three"
+            " consumer groups decide, each in transactions of its own. Sort by it, or keep the highest.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/cloudevents+json",
@@ -187,8 +189,15 @@ def _refuse_breaking_changes(generated: Path) -> None:
             incoming=row.direction == "in",
         )
     ]
-    published_names = {path.stem for path in generated.glob("*.json")} - {"asyncapi"}
-    broken += [f"{name}: is gone" for name in sorted(published_names - {row.name for row in CATALOGUE})]
+    document = generated / "asyncapi.json"
+    listed: Json = json.loads(document.read_text(encoding="utf-8")) if document.exists() else {}
+    broken += moved_records(listed, asyncapi())
+    files = {path.stem for path in generated.glob("*.json")} - {"asyncapi"}
+    names = set(listed.get("components", {}).get("messages", {}))
+    broken += [f"{name}: its schema is missing; restore the file" for name in sorted(names - files)]
+    if files and not document.exists():
+        broken.append(f"{document.name}: is missing; restore the file")
+    broken += [f"{name}: is gone" for name in sorted((files | names) - {row.name for row in CATALOGUE})]
     if broken:
         raise StaleError("\n".join(["these break published events; make a new version beside the old:", *broken]))
 

@@ -26,14 +26,14 @@ class Seen:
     def __init__(self) -> None:
         self._ids: dict[str, None] = {}  # in the order of their arrival
 
-    def add(self, id_: str) -> bool:
-        """Remember an id; return whether it is new."""
-        if id_ in self._ids:
-            return False
+    def __contains__(self, id_: str) -> bool:
+        return id_ in self._ids
+
+    def add(self, id_: str) -> None:
+        """Remember an id, and forget the oldest where there are too many."""
         self._ids[id_] = None
         if len(self._ids) > REMEMBERED:
             del self._ids[next(iter(self._ids))]
-        return True
 
 
 def act(event: dict[str, Any]) -> None:
@@ -65,8 +65,9 @@ async def read_results(group: str) -> None:
             for record in (record for batch in batches.values() for record in batch):
                 event = json.loads(record.value)
                 # The first answer again (`repeat`), or a record read twice, has the id of the first.
-                if event["type"] == "inmail.send.decided.v1" and seen.add(event["id"]):
+                if event["type"] == "inmail.send.decided.v1" and event["id"] not in seen:
                     act(event)
+                    seen.add(event["id"])  # after the work: known before it, an answer would be lost where that fails
             if batches:
                 await consumer.commit()
 

@@ -1,6 +1,7 @@
 """Asks whether an InMail may be sent, and waits for the final answer: python send_inmail.py ACCOUNT RECIPIENT [ID].
 
-Prints a JSON line for each answer. Run it again with the same ID after any failure: the request is decided once.
+Prints a JSON line for each answer, and before it sends, on standard error, the ID. Run it again with the same ID after
+any failure: the request is decided once.
 """
 
 import asyncio
@@ -34,11 +35,13 @@ def make_request(account: str, recipient: str, id_: UUID) -> bytes:
     return json.dumps(event).encode()
 
 
-async def wait_for_answer(consumer: AIOKafkaConsumer, id_: UUID) -> dict[str, Any]:
-    """Return the data of the next answer to a request."""
+async def wait_for_answer(consumer: AIOKafkaConsumer, account: str, id_: UUID) -> dict[str, Any]:
+    """Return the data of the next answer to a request, which its account and its id name together."""
     async for record in consumer:
         event = json.loads(record.value)
-        if event["type"] == "inmail.send.decided.v1" and event["data"]["request_id"] == str(id_):
+        if event["type"] != "inmail.send.decided.v1":
+            continue
+        if event["subject"] == account and event["data"]["request_id"] == str(id_):
             data: dict[str, Any] = event["data"]
             return data
     raise RuntimeError("the consumer was stopped")
@@ -54,10 +57,15 @@ async def send_inmail(account: str, recipient: str, id_: UUID) -> None:
         # Where the answers begin has to be known before there can be one.
         partitions = await producer.partitions_for(RESULTS)
         consumer.assign([TopicPartition(RESULTS, partition) for partition in partitions])
-        await consumer.seek_to_end()
+        if not await consumer.seek_to_end():  # it raises nothing: the end would be looked for later, behind the answer
+            raise TimeoutError("the end of the answers was not told in time: nothing was sent")
+        print(f"request {id_}", file=sys.stderr, flush=True)  # whoever sends it again needs it
         while True:
             await producer.send_and_wait(REQUESTS, value, key=account.encode(), headers=HEADERS)
-            answer = await asyncio.wait_for(wait_for_answer(consumer, id_), ANSWER_SECONDS)
+            try:
+                answer = await asyncio.wait_for(wait_for_answer(consumer, account, id_), ANSWER_SECONDS)
+            except TimeoutError as error:
+                raise TimeoutError(f"no answer: send {id_} again") from error
             print(json.dumps(answer), flush=True)
             if answer["code"] != "balance_not_current":
                 return

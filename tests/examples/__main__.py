@@ -22,7 +22,14 @@ from infra.local.stack import LocalStack
 from infra.migrate import migrate
 from infra.postgres import connect_database
 from infra.settings import Settings, load_settings
-from tests.examples.story import Sample, forge, reading, send_before_its_grant_is_read, send_twice
+from tests.examples.story import (
+    Sample,
+    forge,
+    reading,
+    send_before_its_grant_is_read,
+    send_twice,
+    send_with_an_id_of_its_own,
+)
 from tests.examples.workers_up import working
 from workers.jobs.billing import BillingJob
 from workers.jobs.send import SendJob
@@ -90,6 +97,8 @@ async def play(settings: Settings, samples: Sequence[Sample]) -> None:
     again = [f"again-{uuid4().hex[:12]}" for _ in samples]
     names = [sample.name for sample in samples]
     groups = [f"examples-{sample.name}" for sample in samples]
+    await asyncio.gather(*(send_with_an_id_of_its_own(settings, each, f"own-{uuid4().hex[:12]}") for each in samples))
+    print("told the id that they made:", *names)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(working(settings, SendJob))
         readers = [

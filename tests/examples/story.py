@@ -6,14 +6,15 @@ import os
 import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from infra.kafka.clients import create_lane_producer, partition_of
+from infra.kafka.clients import create_lane_producer, partition_of, partitions_of
+from infra.kafka.records import read_records
 from infra.settings import Settings
-from schemas.catalogue import BILLING_EVENTS, SEND_RESULTS
+from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS, SEND_RESULTS
 from tests.workers.wire import promotion, publish
 
 SECONDS = 120  # until a program says what it should: a request that is sent again waits for 60 of them
@@ -52,6 +53,16 @@ class Said:
                 assert line, f"ended with {await self.process.wait()} after {self.lines}"
                 self.lines.append(json.loads(line))
 
+    async def told(self) -> str:
+        """Read standard error, which has to be a pipe, until the program tells the id of its request; return that."""
+        async with asyncio.timeout(SECONDS):
+            assert self.process.stderr is not None
+            async for line in self.process.stderr:
+                word, _, id_ = line.decode().strip().partition(" ")
+                if word == "request":
+                    return id_
+        raise AssertionError(f"ended with {await self.process.wait()} and told no id")
+
     async def end(self) -> list[dict[str, Any]]:
         """Read until the program ends, with 0 or as a JVM does that a signal ended in order; return all its lines."""
         async with asyncio.timeout(SECONDS):
@@ -62,8 +73,10 @@ class Said:
 
 
 @asynccontextmanager
-async def _running(settings: Settings, sample: Sample, *command: str) -> AsyncIterator[Said]:
-    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, env=sample.environment(settings))
+async def _running(settings: Settings, sample: Sample, *command: str, stderr: int | None = None) -> AsyncIterator[Said]:
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=PIPE, stderr=stderr, env=sample.environment(settings)
+    )
     try:
         yield Said(process)
     finally:
@@ -119,18 +132,48 @@ async def send_twice(settings: Settings, sample: Sample, account: str) -> None:
     assert partition_of(account.encode(), settings.topic_partitions) == first["source"]["partition"], first
 
 
+async def send_with_an_id_of_its_own(settings: Settings, sample: Sample, account: str) -> None:
+    """Without an ID, and without workers: the program makes one and tells it, and takes no other account's answer."""
+    async with _running(settings, sample, *sample.send_inmail, account, "bob", stderr=PIPE) as said:
+        id_ = await said.told()
+        others, own = (f"not-{account}", id_, "of_another"), (account, id_, "forged")
+        await _answer(settings, account, others, own)
+        (answer,) = await said.end()
+
+    assert ("forged", id_) == (answer["code"], answer["request_id"]), answer
+    places = partitions_of(SEND_REQUESTS, settings.topic_partitions)
+    async with aclosing(read_records(settings, places)) as records:
+        sent = [json.loads(record.value)["id"] async for record in records if record.key == account.encode()]
+    assert [id_] == sent
+
+
 async def forge(settings: Settings, account: str) -> None:
     """An answer in a transaction that is aborted, and then one with a code and a member that nobody knows."""
-    data = {"request_id": str(uuid4()), "outcome": "rejected", "repeat": False, "sequence": 9, "later": {"member": 1}}
-    event = {"specversion": "1.0", "source": "/forged", "type": "inmail.send.decided.v1", "subject": account}
+    answers = [(account, str(uuid4()), code) for code in ("aborted", "aborted_too", "from_the_future")]
+    await _answer(settings, account, *answers, commit="from_the_future")
+
+
+async def _answer(settings: Settings, key: str, *answers: tuple[str, str, str], commit: str | None = None) -> None:
+    """Publish answers that no worker gave, all in the partition of a key, each in a transaction of its own.
+
+    Args:
+        settings: the cluster.
+        key: of the records.
+        answers: of each its subject, request id and code.
+        commit: the code whose transactions are committed, others are aborted; by default all are committed.
+
+    """
+    data = {"outcome": "rejected", "repeat": False, "sequence": 9, "later": {"member": 1}}
+    event = {"specversion": "1.0", "source": "/forged", "type": "inmail.send.decided.v1"}
     producer = create_lane_producer(settings, f"forged-{uuid4()}")
     await producer.start()
     try:
-        for code in ("aborted", "aborted_too", "from_the_future"):
+        for subject, request_id, code in answers:
             await producer.begin_transaction()
-            value = json.dumps(event | {"id": str(uuid4()), "data": data | {"code": code}}).encode()
-            await producer.send_and_wait(SEND_RESULTS, value, account.encode())
-            await (producer.commit_transaction() if code == "from_the_future" else producer.abort_transaction())
+            body = data | {"request_id": request_id, "code": code}
+            value = json.dumps(event | {"id": str(uuid4()), "subject": subject, "data": body}).encode()
+            await producer.send_and_wait(SEND_RESULTS, value, key.encode())
+            await (producer.commit_transaction() if commit in {None, code} else producer.abort_transaction())
     finally:
         await producer.stop()
 

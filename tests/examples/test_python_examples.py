@@ -6,7 +6,13 @@ from pathlib import Path
 from uuid import uuid4
 
 from infra.settings import Settings
-from tests.examples.story import Sample, reading, send_before_its_grant_is_read, send_twice
+from tests.examples.story import (
+    Sample,
+    reading,
+    send_before_its_grant_is_read,
+    send_twice,
+    send_with_an_id_of_its_own,
+)
 from tests.examples.workers_up import working
 from tests.workers.conftest import cluster
 from workers.jobs.billing import BillingJob
@@ -21,6 +27,11 @@ PYTHON = Sample(
     (sys.executable, str(FOLDER / "read_results.py")),
     retry_seconds=1,
 )
+
+
+async def test_the_python_sender_tells_the_id_that_it_made(cluster: Settings) -> None:
+    """Killed or timed out, it can be run again: nobody else knows which request it was."""
+    await send_with_an_id_of_its_own(cluster, PYTHON, f"a-{uuid4().hex[:12]}")
 
 
 async def test_the_python_programs_send_once_send_again_and_act_once(cluster: Settings) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from schemas import render
-from schemas.catalogue import ALL_TOPICS, CATALOGUE
+from schemas.catalogue import ALL_TOPICS, BILLING_EVENTS, CATALOGUE
 from schemas.compatibility import breaking_changes
 from schemas.results import SendDecided
 from schemas.sends import SendRequested
@@ -85,6 +86,71 @@ def test_a_published_event_cannot_disappear(rendered: tuple[Path, Path]) -> None
     (rendered[0] / "inmail.gone.v1.json").write_text("{}")
     with pytest.raises(render.StaleError, match=r"inmail.gone.v1: is gone"):
         render.write(*rendered)
+
+
+@pytest.mark.parametrize(
+    ("removed", "change"),
+    [
+        ("inmail.send.requested.v1.json", "inmail.send.requested.v1: its schema is missing"),
+        ("asyncapi.json", "asyncapi.json: is missing"),
+    ],
+)
+def test_a_promise_is_not_taken_back_by_removing_its_file(
+    rendered: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, removed: str, change: str
+) -> None:
+    """Otherwise rendering again would wave through whatever the file would have refused."""
+    (rendered[0] / removed).unlink()
+    row, *rest = CATALOGUE
+    monkeypatch.setattr(render, "CATALOGUE", (row._replace(topic=BILLING_EVENTS), *rest))
+    for run in (render.write, render.check):
+        with pytest.raises(render.StaleError, match=change):
+            run(*rendered)
+    assert not (rendered[0] / removed).exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [
+        (
+            {"topic": BILLING_EVENTS},
+            "inmail.send.requested.v1: address was inmail.send-requests, is inmail.billing-events",
+        ),
+        ({"key": None}, "inmail.send.requested.v1: key was {'type': 'string',"),
+        ({"group": "inmail-other"}, "inmail.send.requested.v1: groupId was inmail-send, is inmail-other"),
+    ],
+)
+def test_an_event_keeps_its_topic_its_key_and_its_group(
+    rendered: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, place: dict[str, Any], change: str
+) -> None:
+    """Producers send there, partition by it, and give the group its rights: the schema alone is not the contract."""
+    row, *rest = CATALOGUE
+    monkeypatch.setattr(render, "CATALOGUE", (row._replace(**place), *rest))
+    for run in (render.write, render.check):
+        with pytest.raises(render.StaleError, match=re.escape(change)):
+            run(*rendered)
+
+
+@pytest.mark.parametrize(
+    ("edit", "change"),
+    [
+        (lambda headers: headers["properties"].update(more={"type": "string"}), "headers.more: was removed"),
+        (lambda headers: headers["properties"]["content-type"].update(const="a/b"), "headers.content-type: a/b is no"),
+        (lambda headers: headers["properties"].pop("content-type"), None),
+    ],
+)
+def test_a_result_keeps_its_headers_and_may_get_more(
+    rendered: tuple[Path, Path], edit: Callable[[dict[str, Any]], object], change: str | None
+) -> None:
+    """Readers choose by them how to read."""
+    path = rendered[0] / "asyncapi.json"
+    document = json.loads(path.read_text())
+    edit(document["components"]["messages"]["inmail.send.decided.v1"]["headers"])
+    path.write_text(json.dumps(document))
+    if change is None:
+        render.write(*rendered)
+    else:
+        with pytest.raises(render.StaleError, match=re.escape(f"inmail.send.decided.v1: {change}")):
+            render.write(*rendered)
 
 
 Edit = Callable[[dict[str, Any]], object]
@@ -215,6 +281,24 @@ def test_an_enum_may_be_opened_and_never_closed_again() -> None:
         assert breaking_changes(opened, closed, incoming=incoming) == ["event: is now a closed enum"]
 
 
+def test_a_closed_enum_of_a_result_does_not_gain_a_value_as_it_is_opened() -> None:
+    """Whoever generated a type from the closed list fails on it; for what comes in, it is one more that is taken."""
+    closed, opened = {"type": "string", "enum": ["a"]}, {"type": "string", "x-extensible-enum": ["a", "b"]}
+
+    assert breaking_changes(closed, opened, incoming=False) == ["event: b is a new value of a closed enum"]
+    assert breaking_changes(closed, opened, incoming=True) == []
+
+
+def test_what_a_list_holds_is_part_of_the_promise() -> None:
+    """Without `items` it may hold anything: more than a reader was told of, and no less than producers were."""
+    numbers, anything = {"type": "array", "items": {"type": "integer"}}, {"type": "array"}
+
+    assert breaking_changes(numbers, anything, incoming=False) == ["event: says no longer what its items are"]
+    assert breaking_changes(numbers, anything, incoming=True) == []
+    for incoming in (True, False):
+        assert breaking_changes(anything, numbers, incoming=incoming) == ["event: says now what its items are"]
+
+
 UUID_FORMAT = {"type": "string", "format": "uuid"}
 
 
@@ -276,12 +360,39 @@ def test_results_close_no_list_but_the_outcome_and_the_price() -> None:
     assert closed_enums(SendRequested) == {"relationship"}
 
 
+def test_the_members_of_results_that_may_be_missing_are_those_that_the_page_names() -> None:
+    """A reader that relies on a member which is not always there fails on the first result without it."""
+    page = (Path(render.__file__).parent / "README.md").read_text(encoding="utf-8")
+    of_accounts = {row.name for row in CATALOGUE if row.direction == "out" and row.key == "account"}
+    named = {
+        (name, member)
+        for member, of in re.findall(r"^  \| `(\w+)` \| ([^|]+) \|", page, re.MULTILINE)
+        for name in (of_accounts if of == "all whose key is the account" else re.findall(r"`([^`]+)`", of))
+    }
+    schemas = {row.name: data(render.json_schema(row.model)) for row in CATALOGUE if row.direction == "out"}
+
+    assert named == {
+        (name, member)
+        for name, schema in schemas.items()
+        for member in schema["properties"].keys() - schema["required"]
+    }
+
+
 def references(node: object) -> list[str]:
     """Return every $ref of a document."""
     if isinstance(node, dict):
         found = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
         return found + [reference for value in node.values() for reference in references(value)]
     return [reference for value in node for reference in references(value)] if isinstance(node, list) else []
+
+
+def test_the_contract_says_that_results_may_arrive_in_another_order_than_their_sequence() -> None:
+    """Whoever takes the record that comes last for the newest would go back to an older balance."""
+    sequence = data(render.json_schema(SendDecided))["properties"]["sequence"]
+
+    assert "in another order than their data.sequence" in render.asyncapi()["info"]["description"]
+    assert "may arrive in another order" in " ".join(sequence["description"].split())
+    assert "may arrive in another order" in render.EVENTS_PAGE.read_text(encoding="utf-8")
 
 
 def test_the_asyncapi_document_refers_only_to_what_exists() -> None:

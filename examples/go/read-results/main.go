@@ -39,18 +39,19 @@ type seen struct {
 	order []string
 }
 
-// add remembers an id, and returns whether it is new.
-func (s *seen) add(id string) bool {
-	if _, known := s.ids[id]; known {
-		return false
-	}
+func (s *seen) has(id string) bool {
+	_, known := s.ids[id]
+	return known
+}
+
+// add remembers a new id, and forgets the oldest where there are too many.
+func (s *seen) add(id string) {
 	s.ids[id] = struct{}{}
 	s.order = append(s.order, id)
 	if len(s.order) > remembered {
 		delete(s.ids, s.order[0])
 		s.order = s.order[1:]
 	}
-	return true
 }
 
 func main() {
@@ -102,8 +103,9 @@ func readResults(ctx context.Context, group string) error {
 				return err
 			}
 			// The first answer again (`repeat`), or a record read twice, has the id of the first.
-			if event.Type == "inmail.send.decided.v1" && ids.add(event.ID) {
+			if event.Type == "inmail.send.decided.v1" && !ids.has(event.ID) {
 				act(event)
+				ids.add(event.ID) // after the work: known before it, an answer whose work fails would be lost
 			}
 		}
 		if err := client.CommitUncommittedOffsets(context.WithoutCancel(ctx)); err != nil {

@@ -1,6 +1,7 @@
 // Asks whether an InMail may be sent, and waits for the final answer: go run ./send-inmail ACCOUNT RECIPIENT [ID].
 //
-// Prints a JSON line for each answer. Run it again with the same ID after any failure: the request is decided once.
+// Prints a JSON line for each answer, and before it sends, on standard error, the ID. Run it again with the same ID
+// after any failure: the request is decided once.
 package main
 
 import (
@@ -65,6 +66,9 @@ func sendInMail(ctx context.Context, account, recipient string, id uuid.UUID) er
 
 	// Where the answers begin has to be known before there can be one.
 	ends, err := kadm.NewClient(producer).ListCommittedOffsets(ctx, results)
+	if err == nil {
+		err = ends.Error() // of any partition: it would not be read
+	}
 	if err != nil {
 		return err
 	}
@@ -82,11 +86,12 @@ func sendInMail(ctx context.Context, account, recipient string, id uuid.UUID) er
 	if err != nil {
 		return err
 	}
+	log.Printf("request %s", id) // whoever sends it again needs it
 	for {
 		if err := producer.ProduceSync(ctx, record).FirstErr(); err != nil {
 			return err
 		}
-		answer, err := waitForAnswer(ctx, consumer, id)
+		answer, err := waitForAnswer(ctx, consumer, account, id)
 		if err != nil {
 			return err
 		}
@@ -130,20 +135,21 @@ func newRecord(account, recipient string, id uuid.UUID) (*kgo.Record, error) {
 	}, err
 }
 
-// waitForAnswer returns the data of the next answer to a request.
-func waitForAnswer(ctx context.Context, consumer *kgo.Client, id uuid.UUID) (json.RawMessage, error) {
+// waitForAnswer returns the data of the next answer to a request, which its account and its id name together.
+func waitForAnswer(ctx context.Context, consumer *kgo.Client, account string, id uuid.UUID) (json.RawMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	for {
 		// One at a time: what is polled and not looked at would be lost to the next attempt.
 		fetches := consumer.PollRecords(ctx, 1)
 		if err := fetches.Err(); err != nil {
-			return nil, fmt.Errorf("no answer: send the same id again: %w", err)
+			return nil, fmt.Errorf("no answer: send %s again: %w", id, err)
 		}
 		for _, record := range fetches.Records() {
 			var event struct {
-				Type string          `json:"type"`
-				Data json.RawMessage `json:"data"`
+				Type    string          `json:"type"`
+				Subject string          `json:"subject"`
+				Data    json.RawMessage `json:"data"`
 			}
 			var data struct {
 				RequestID uuid.UUID `json:"request_id"`
@@ -151,7 +157,7 @@ func waitForAnswer(ctx context.Context, consumer *kgo.Client, id uuid.UUID) (jso
 			if err := json.Unmarshal(record.Value, &event); err != nil {
 				return nil, err
 			}
-			if event.Type != "inmail.send.decided.v1" {
+			if event.Type != "inmail.send.decided.v1" || event.Subject != account {
 				continue
 			}
 			if err := json.Unmarshal(event.Data, &data); err != nil {

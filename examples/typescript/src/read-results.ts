@@ -17,16 +17,16 @@ const REMEMBERED = 100_000
 class Seen {
   readonly #ids = new Set<string>() // in the order of their arrival
 
-  /** Remembers an id; returns whether it is new. */
-  add (id: string): boolean {
-    if (this.#ids.has(id)) {
-      return false
-    }
+  has (id: string): boolean {
+    return this.#ids.has(id)
+  }
+
+  /** Remembers an id, and forgets the oldest where there are too many. */
+  add (id: string): void {
     this.#ids.add(id)
     if (this.#ids.size > REMEMBERED) {
       this.#ids.delete(this.#ids.values().next().value as string)
     }
-    return true
   }
 }
 
@@ -46,12 +46,14 @@ const seen = new Seen()
 await consumer.connect()
 await consumer.subscribe({ topic: 'inmail.send-results', fromBeginning: true })
 // kafkajs commits the offset of a message after its handler, and when it stops: a crash repeats, and loses nothing.
+// Where the handler fails, kafkajs catches the error and brings the message again, to the same `seen`.
 await consumer.run({
   eachMessage: async ({ message }) => {
     const event = JSON.parse(message.value?.toString() ?? '{}') as SendDecided
     // The first answer again (`repeat`), or a record read twice, has the id of the first.
-    if (event.type === 'inmail.send.decided.v1' && seen.add(event.id)) {
+    if (event.type === 'inmail.send.decided.v1' && !seen.has(event.id)) {
       act(event)
+      seen.add(event.id) // after the work: known before it, an answer whose work fails once would be dropped
     }
   }
 })

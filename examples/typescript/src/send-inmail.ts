@@ -1,6 +1,7 @@
 // Asks whether an InMail may be sent, and waits for the final answer: node dist/send-inmail.js ACCOUNT RECIPIENT [ID].
 //
-// Prints a JSON line for each answer. Run it again with the same ID after any failure: the request is decided once.
+// Prints a JSON line for each answer, and before it sends, on standard error, the ID. Run it again with the same ID
+// after any failure: the request is decided once.
 
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -37,24 +38,33 @@ async function sendInMail(account: string, recipient: string, id: string): Promi
   try {
     // Where the answers begin has to be known before there can be one.
     const ends = await admin.fetchTopicOffsets(RESULTS)
+    const next = new Map(ends.map(({ partition, offset }) => [partition, offset]))
+    // Whenever it joins its group, as after a lost session, kafkajs forgets where it was, and nothing is committed.
+    consumer.on(consumer.events.GROUP_JOIN, () => {
+      for (const [partition, offset] of next) {
+        consumer.seek({ topic: RESULTS, partition, offset })
+      }
+    })
     const answers: SendDecidedData[] = []
     let arrived = (): void => {}
     await consumer.subscribe({ topic: RESULTS })
     await consumer.run({
       autoCommit: false,
-      eachMessage: async ({ message }) => {
+      eachMessage: async ({ partition, message }) => {
+        next.set(partition, String(BigInt(message.offset) + 1n))
         const event = JSON.parse(message.value?.toString() ?? '{}') as SendDecided
-        if (event.type === 'inmail.send.decided.v1' && event.data.request_id === id) {
+        if (event.type !== 'inmail.send.decided.v1') {
+          return
+        }
+        if (event.subject === account && event.data.request_id === id) { // they name the request together
           answers.push(event.data)
           arrived()
         }
       }
     })
-    for (const { partition, offset } of ends) {
-      consumer.seek({ topic: RESULTS, partition, offset })
-    }
     const value = JSON.stringify(makeRequest(account, recipient, id))
     const headers = { 'content-type': 'application/cloudevents+json; charset=UTF-8' }
+    console.error(`request ${id}`) // whoever sends it again needs it
     for (;;) {
       await producer.send({ topic: REQUESTS, acks: -1, messages: [{ key: account, value, headers }] })
       const arrival = new Promise<void>(resolve => { arrived = resolve })
@@ -63,7 +73,7 @@ async function sendInMail(account: string, recipient: string, id: string): Promi
       }
       const answer = answers.shift()
       if (answer === undefined) {
-        throw new Error('no answer: send the same id again')
+        throw new Error(`no answer: send ${id} again`)
       }
       console.log(JSON.stringify(answer))
       if (answer.code !== 'balance_not_current') {

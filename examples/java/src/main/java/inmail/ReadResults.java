@@ -77,8 +77,9 @@ public final class ReadResults {
         }
         SendDecided decided = JSON.treeToValue(event, SendDecided.class);
         // The first answer again (`repeat`), or a record read twice, has the id of the first.
-        if (SEEN.add(decided.getId())) {
+        if (!SEEN.contains(decided.getId())) {
             act(decided.getSubject(), decided.getData());
+            SEEN.add(decided.getId()); // after the work: known before it, an answer whose work fails would be lost
         }
     }
 

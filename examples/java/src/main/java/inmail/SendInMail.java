@@ -24,7 +24,8 @@ import org.apache.kafka.common.serialization.StringSerializer;
 /**
  * Asks whether an InMail may be sent, and waits for the final answer: {@code SendInMail ACCOUNT RECIPIENT [ID]}.
  *
- * <p>Prints a JSON line for each answer. Run it again with the same ID after any failure: the request is decided once.
+ * <p>Prints a JSON line for each answer, and before it sends, on standard error, the ID. Run it again with the same ID
+ * after any failure: the request is decided once.
  */
 public final class SendInMail {
     private static final String REQUESTS = "inmail.send-requests";
@@ -64,12 +65,13 @@ public final class SendInMail {
             UUID id)
             throws Exception {
         byte[] value = JSON.writeValueAsBytes(request(account, recipient, id));
+        System.err.println("request " + id); // whoever sends it again needs it
         while (true) {
             var message = new ProducerRecord<>(REQUESTS, account, value);
             message.headers()
                     .add("content-type", "application/cloudevents+json; charset=UTF-8".getBytes(StandardCharsets.UTF_8));
             producer.send(message).get();
-            ObjectNode answer = waitForAnswer(consumer, id);
+            ObjectNode answer = waitForAnswer(consumer, account, id);
             System.out.println(answer);
             if (!answer.get("code").asText().equals("balance_not_current")) {
                 return;
@@ -96,18 +98,20 @@ public final class SendInMail {
                         .withRelationship(SendRequestedData.Relationship.NONE));
     }
 
-    /** Returns the data of the next answer to a request. */
-    private static ObjectNode waitForAnswer(KafkaConsumer<String, byte[]> consumer, UUID id) throws IOException {
+    /** Returns the data of the next answer to a request, which its account and its id name together. */
+    private static ObjectNode waitForAnswer(KafkaConsumer<String, byte[]> consumer, String account, UUID id)
+            throws IOException {
         Instant end = Instant.now().plus(ANSWER_TIMEOUT);
         while (Instant.now().isBefore(end)) {
             for (ConsumerRecord<String, byte[]> record : consumer.poll(Duration.ofSeconds(1))) {
                 var event = JSON.readTree(record.value());
                 if (event.get("type").asText().equals("inmail.send.decided.v1")
+                        && event.get("subject").asText().equals(account)
                         && event.get("data").get("request_id").asText().equals(id.toString())) {
                     return (ObjectNode) event.get("data");
                 }
             }
         }
-        throw new IOException("no answer: send the same id again");
+        throw new IOException("no answer: send " + id + " again");
     }
 }
