@@ -3,5 +3,5 @@
 alter table subscriptions add column change_plans text[] not null default '{}';
 
 comment on column subscriptions.change_plans is
-'To which plan each of its plan changes was, in the order of changes. Null, or missing at the end, for one of before this
-column was there.';
+'To which plan each of its plan changes was, in the order of changes. Null, or missing at the end, for one of before
+this column was there.';

@@ -36,8 +36,8 @@ begin
 end;
 $$;
 
--- The change that granted already what this one would: the next one after it, to the same plan, whose period shares more
--- than half of the shorter. Two systems tell of one change a moment apart, and the later start may be read first.
+-- The change that granted already what this one would: the next one after it, to the same plan, whose period shares
+-- more than half of the shorter. Two systems tell of one change a moment apart, and the later start may be read first.
 create or replace function told_before(p_account bigint, p_period told_period)
 returns uuid
 language sql stable

@@ -1,6 +1,6 @@
 -- The limits of responsible use (rule 9), over half-open windows: what was paid for exactly 24 hours ago no longer
--- counts, nor does what a clock that was set back since let in 24 hours or more ahead. A send that was taken back counts,
--- a free one never.
+-- counts, nor does what a clock that was set back since let in 24 hours or more ahead. A send that was taken back
+-- counts, a free one never.
 
 -- Tells of each request of a batch whether its account may have paid for a send to the same recipient within the
 -- cool-down, before the batch or in it: cheap, so that only those are looked at exactly (limit_hit).

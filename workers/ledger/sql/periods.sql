@@ -61,8 +61,8 @@ as $$
 $$;
 
 -- The periods that an event tells of: one, or the up to twelve months of an annual term. What begins when the next plan
--- change has begun is that change's affair. A rest of less than a day is no month: a term that starts in summer time and
--- ends in winter time is an hour longer than its months in UTC.
+-- change has begun is that change's affair. A rest of less than a day is no month: a term that starts in summer time
+-- and ends in winter time is an hour longer than its months in UTC.
 create or replace function periods_of(p_period told_period, p_anchor_day smallint, p_next_change timestamptz)
 returns period[]
 language sql immutable
