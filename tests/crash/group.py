@@ -11,7 +11,7 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
 
 from infra.kafka.clients import admin_client
 from infra.local.stack import LocalStack
-from schemas.catalogue import CATALOGUE
+from schemas.catalogue import CATALOGUE, CREDIT_EVENTS, SEND_RESULTS
 from tests.crash.books import Books
 from tests.crash.load import Inputs, refuse_results
 from tests.crash.member import Member
@@ -27,6 +27,8 @@ _LOOK_SECONDS = 0.25
 _REFUSED_SECONDS = 0.7
 _EFFECT_SECONDS = 12.0  # for a fault to show: a takeover takes a session, a rebalance and the opening of all lanes
 _TOPICS = {(row.group or "").removeprefix("inmail-"): row.topic for row in CATALOGUE if row.group}
+
+_RESULTS = {"send": SEND_RESULTS, "billing": CREDIT_EVENTS, "expiry": CREDIT_EVENTS}
 
 
 class Surroundings(NamedTuple):
@@ -222,15 +224,21 @@ class Group(Supervised):
         return {id_ for id_, *_ in members}
 
     async def _refuse(self, member: Member) -> None:
-        """Let the broker refuse all results for a while, and until one of a member's own was refused."""
-        settings = self._start.settings
-        await refuse_results(settings, refuse=True)
+        """Let the broker refuse the job's results for a while, and until one was refused.
+
+        Not those of other jobs: this one's lanes would wait for theirs, and publish nothing.
+        """
+        settings, topic = self._start.settings, _RESULTS[self.job]
+        for each in self._members:
+            each.refused.clear()
+        await refuse_results(settings, topic, refuse=True)
         try:
-            member.refused.clear()
             member.go()
             await asyncio.sleep(_REFUSED_SECONDS)
-            await asyncio.wait_for(member.refused.wait(), _EFFECT_SECONDS)
-        except TimeoutError:
-            raise NotMadeError("no result was refused") from None
+            deadline = monotonic() + _EFFECT_SECONDS
+            while not any(each.refused.is_set() for each in [member, *self._members]):
+                if monotonic() > deadline:
+                    raise NotMadeError("no result was refused")
+                await asyncio.sleep(_LOOK_SECONDS)
         finally:
-            await refuse_results(settings, refuse=False)
+            await refuse_results(settings, topic, refuse=False)
