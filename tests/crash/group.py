@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import signal
-from collections import Counter
 from random import Random
 from time import monotonic
 from typing import NamedTuple
@@ -12,24 +11,24 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
 
 from infra.kafka.clients import admin_client
 from infra.local.stack import LocalStack
-from schemas.catalogue import CATALOGUE
+from schemas.catalogue import CATALOGUE, CREDIT_EVENTS, SEND_RESULTS
 from tests.crash.books import Books
 from tests.crash.load import Inputs, refuse_results
 from tests.crash.member import Member
 from tests.crash.points import POINTS, Cell, Kind, Phase, Trigger
 from tests.crash.process import SESSION_SECONDS, Start, application
+from tests.crash.supervised import MEMBERS, Supervised
 
 __all__ = ["Group", "NotMadeError", "Surroundings"]
 
-MEMBERS = 2
 _TRIES = 3
 _REACH_SECONDS = 8.0
 _LOOK_SECONDS = 0.25
-_BROKEN_AT_MOST = 20
 _REFUSED_SECONDS = 0.7
 _EFFECT_SECONDS = 12.0  # for a fault to show: a takeover takes a session, a rebalance and the opening of all lanes
-_LEAVE_SECONDS = 25.0  # a drain, and what an end may take beyond it
 _TOPICS = {(row.group or "").removeprefix("inmail-"): row.topic for row in CATALOGUE if row.group}
+
+_RESULTS = {"send": SEND_RESULTS, "billing": CREDIT_EVENTS, "expiry": CREDIT_EVENTS}
 
 
 class Surroundings(NamedTuple):
@@ -46,75 +45,14 @@ class NotMadeError(Exception):
     """A fault was not made, or had no effect; with why."""
 
 
-class Group:
-    """Two members, or three for a moment; whatever ends is replaced."""
+class Group(Supervised):
+    """Two members, or three for a moment, which a fault can meet at a point."""
 
     def __init__(self, start: Start, around: Surroundings) -> None:
-        self.job = start.job
+        super().__init__(start)
         self.name = f"inmail-{start.job}"
         self.topic = _TOPICS[start.job]
-        self.ends: Counter[str] = Counter()  # how members ended by themselves
-        self.broken: list[str] = []  # ends that no restart helps
-        self._start = start
         self._around = around
-        self._members: list[Member] = []
-        self._leavers: list[tuple[Member, float]] = []
-
-    # -- members ------------------------------------------------------------------------------------------------------
-
-    def ensure(self) -> None:
-        """Replace members that ended, and let go of those that are too many."""
-        for member in [each for each in self._members if each.gone.is_set()]:
-            self._members.remove(member)
-            self._note_end(member)
-        self._see_off()
-        while len(self._members) < MEMBERS:
-            self.join()
-        while len(self._members) > MEMBERS and (free := [each for each in self._members if each.is_free][:1]):
-            self._dismiss(free[0])
-
-    def join(self, armed: tuple[str, Phase, int] | None = None) -> Member:
-        """Start a member."""
-        member = Member(self._start, armed)
-        self._members.append(member)
-        return member
-
-    def _dismiss(self, member: Member) -> None:
-        self._members.remove(member)
-        self._leavers.append((member, monotonic()))
-        member.leave()
-
-    def _note_end(self, member: Member) -> None:
-        if member.error:
-            self.ends[member.error[:160]] += 1
-            if not member.is_retriable:
-                self.broken.append(f"{self.job}: {member.error}")
-        elif not (member.killed or (member.leaving and member.has_ended)):
-            told = "that was told to end " if member.leaving else ""
-            self.broken.append(f"{self.job}: a worker {told}ended with code {member.code} and without a word")
-        if len(self.broken) > _BROKEN_AT_MOST:
-            raise RuntimeError(f"nothing is to be learnt from going on: {self.broken}")
-
-    async def end(self) -> None:
-        """Tell all to drain, and wait for their ends."""
-        for member in list(self._members):
-            self._dismiss(member)
-        async with asyncio.timeout(_LEAVE_SECONDS * 2):
-            while self._leavers:
-                self._see_off()
-                await asyncio.sleep(0.05)
-
-    def _see_off(self) -> None:
-        """Look who of the leavers has ended, and end who takes too long."""
-        for member, since in list(self._leavers):
-            late = not member.gone.is_set() and monotonic() - since > _LEAVE_SECONDS
-            if late:
-                self.broken.append(f"{self.job}: a worker did not end within {_LEAVE_SECONDS:.0f} s")
-                member.killed = True
-                member.signal(signal.SIGKILL)
-            if late or member.gone.is_set():
-                self._leavers.remove((member, since))
-                self._note_end(member)
 
     # -- to a point ---------------------------------------------------------------------------------------------------
 
@@ -286,15 +224,21 @@ class Group:
         return {id_ for id_, *_ in members}
 
     async def _refuse(self, member: Member) -> None:
-        """Let the broker refuse all results for a while, and until one of a member's own was refused."""
-        settings = self._start.settings
-        await refuse_results(settings, refuse=True)
+        """Let the broker refuse the job's results for a while, and until one was refused.
+
+        Not those of other jobs: this one's lanes would wait for theirs, and publish nothing.
+        """
+        settings, topic = self._start.settings, _RESULTS[self.job]
+        for each in self._members:
+            each.refused.clear()
+        await refuse_results(settings, topic, refuse=True)
         try:
-            member.refused.clear()
             member.go()
             await asyncio.sleep(_REFUSED_SECONDS)
-            await asyncio.wait_for(member.refused.wait(), _EFFECT_SECONDS)
-        except TimeoutError:
-            raise NotMadeError("no result was refused") from None
+            deadline = monotonic() + _EFFECT_SECONDS
+            while not any(each.refused.is_set() for each in [member, *self._members]):
+                if monotonic() > deadline:
+                    raise NotMadeError("no result was refused")
+                await asyncio.sleep(_LOOK_SECONDS)
         finally:
-            await refuse_results(settings, refuse=False)
+            await refuse_results(settings, topic, refuse=False)

@@ -15,11 +15,9 @@ from infra.kafka.clients import admin_client, committed_offsets, create_producer
 from infra.settings import Settings
 from schemas.catalogue import (
     BILLING_EVENTS,
-    CREDIT_EVENTS,
     EXPIRY_TICKS,
     INPUT_TOPICS,
     SEND_REQUESTS,
-    SEND_RESULTS,
 )
 from tests.crash.books import Books
 from workers.ops.topics.plan import wanted_config
@@ -105,12 +103,11 @@ class Load:
                 yield Record(topic, b"nobody", self._dice.choice(_GARBAGE), record.time)
 
 
-async def refuse_results(settings: Settings, *, refuse: bool) -> None:
-    """Let the broker refuse every result, as too large, or take them again."""
+async def refuse_results(settings: Settings, topic: str, *, refuse: bool) -> None:
+    """Let the broker refuse every result on a topic, as too large, or take them again."""
+    config = wanted_config(topic, settings) | ({"max.message.bytes": _MARKER_BYTES} if refuse else {})
     async with admin_client(settings) as admin:
-        for topic in (SEND_RESULTS, CREDIT_EVENTS):
-            config = wanted_config(topic, settings) | ({"max.message.bytes": _MARKER_BYTES} if refuse else {})
-            await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=config)])
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=config)])
 
 
 class Removed(NamedTuple):

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from random import Random
 from time import monotonic
@@ -87,9 +87,7 @@ async def run(stack: LocalStack, settings: Settings, order: Order, logs: Path, r
     load = Load(settings, order.seed, order.rate)
     watch = Watch(books, logs / "faults.log")
     async with _beside(inputs.run(), watch.run()):
-        async with _beside(load.run(), stop=load.stop):
-            for group in groups.values():
-                group.ensure()
+        async with _beside(load.run(), stop=load.stop), _beside(*(group.keep() for group in groups.values())):
             await _faults(stack, groups, watch, result, report)
             await watch.recovery(list(groups.values()), order.recovery_seconds)
         result.stuck = await _drain(settings, groups, inputs, order.drain_seconds)
@@ -149,9 +147,10 @@ async def _faults(
 async def _fault(group: Group, cell: Cell, watch: Watch, result: Result) -> None:
     watch.disturb(group)
     try:
-        member = await group.reach(cell)
-        before = await watch.before(group)
-        await group.meet(cell.kind, member)
+        with group.busy():
+            member = await group.reach(cell)
+            before = await watch.before(group)
+            await group.meet(cell.kind, member)
     except (NotMadeError, KafkaError, TimeoutError) as error:
         result.miss(cell, _reason(error))
         return
@@ -170,16 +169,18 @@ async def _kill_server(stack: LocalStack, groups: dict[str, Group], stage: Stage
     dice = Random(result.order.seed + result.server_kills.total())  # noqa: S311 - a workload
     node = dice.randint(1, stack.brokers)
     cells = {cell: groups[cell.job] for row in stage.cells.values() for cell in row[:1]}
-    for group in cells.values():
-        watch.disturb(group)
-    standing = await asyncio.gather(*(_reach(group, cell, result) for cell, group in cells.items()))
-    before = [await watch.before(group) for group in cells.values()]
-    await asyncio.to_thread(*((stack.kill_kafka, node) if is_broker else (stack.kill_postgres,)))
-    for cell, member, moment in zip(cells, standing, before, strict=True):
-        if member is not None:
-            result.faults[cell] += 1
-            member.go()
-            watch.expect(cell, moment, member.pid)
+    with ExitStack() as busy:
+        for group in cells.values():
+            watch.disturb(group)
+            busy.enter_context(group.busy())
+        standing = await asyncio.gather(*(_reach(group, cell, result) for cell, group in cells.items()))
+        before = [await watch.before(group) for group in cells.values()]
+        await asyncio.to_thread(*((stack.kill_kafka, node) if is_broker else (stack.kill_postgres,)))
+        for cell, member, moment in zip(cells, standing, before, strict=True):
+            if member is not None:
+                result.faults[cell] += 1
+                member.go()
+                watch.expect(cell, moment, member.pid)
     result.server_kills[stage.server or ""] += 1
     await asyncio.to_thread(*((stack.start_kafka, node) if is_broker else (stack.start_postgres,)))
     if result.server_kills.total() % _LET_RECOVER == 0:

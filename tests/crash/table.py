@@ -34,7 +34,7 @@ by themselves on a fault, as a supervisor's restart mends, and were replaced.
 
 Of {ordered:,} faults ordered, {begun:,} were begun before the time was over{never}: {faults:,} were made and {missed:,}
 missed{reasons}. A fault counts as made only where it showed: connections were open to be cut, the group began to
-rebalance, others took all lanes over while a worker was frozen, one of the worker's own results was refused. A run
+rebalance, others took all lanes over while a worker was frozen, one of the job's results was refused. A run
 fails where more than {ceiling} of those begun are missed, or three of one point, kind and phase and none is made.
 
 | promise | broken |
