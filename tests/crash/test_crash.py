@@ -143,7 +143,7 @@ async def test_a_seeded_slice_of_the_matrix_breaks_no_promise(
     """The faults that each protection is against, and some by chance. `make crash` makes a thousand."""
     directed = [cell._replace(job=job) for (cell, _), job in zip(DIRECTED.values(), cycle(JOBS), strict=False)]
     wanted = [*directed, *_by_chance()]
-    order = Order(wanted, len(wanted), SEED, rate=100, recovery_seconds=5)
+    order = Order(wanted, len(wanted), SEED, rate=100, recovery_seconds=1)
 
     result = await _run(mortal, fresh, order, tmp_path)
 
