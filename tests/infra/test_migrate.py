@@ -45,7 +45,7 @@ async def test_bookings_go_on_while_a_migration_waits_for_a_long_reader(
 
     migration = asyncio.create_task(migrate(migrating, [FUNCTIONS], tmp_path, tell=told.append))
     bookings = asyncio.create_task(_book(settings, stop))
-    await asyncio.sleep(5)
+    await asyncio.sleep(4)  # more than bookings wait, and than a second try takes
     waits = not migration.done()
     stop.set()
     done = await bookings

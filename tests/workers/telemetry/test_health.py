@@ -319,13 +319,13 @@ async def test_the_ticker_takes_a_new_producer_after_a_tick_that_failed(
     producers: list[Any] = []
     three, stop = asyncio.Event(), asyncio.Event()
 
-    async def tick(producer: Any) -> int:
+    async def tick(producer: Any, _: ticker.UnderWay) -> list[int]:
         producers.append(producer)
         if len(producers) == 3:
             three.set()
         if len(producers) == 1:
             raise KafkaError("planted")
-        return 0
+        return []
 
     monkeypatch.setattr(ticker, "_tick", tick)
     task = asyncio.create_task(run_ticker(cluster.model_copy(update={"tick_seconds": 0.01}), stop))
