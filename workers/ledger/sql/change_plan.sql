@@ -48,8 +48,7 @@ as $$
         l.account = p_account and l.subscription_id = p_period.subscription_id and not l.freed and l.tops_up is null
         and l.plan = p_period.plan
         and l.period_start = next_change(p_account, p_period.subscription_id, p_period.period_start)
-        and 2 * (least(p_period.period_end, end_of_period(l)) - l.period_start)
-        > least(p_period.period_end - p_period.period_start, end_of_period(l) - l.period_start)
+        and share_most(p_period.period_start, p_period.period_end, l.period_start, end_of_period(l))
     order by l.lot
     limit 1;
 $$;

@@ -104,8 +104,7 @@ as $$
         and l.period_start < p_period.ends and end_of_period(l) > p_period.starts
         and (
             l.period_start = p_period.starts
-            or 2 * (least(p_period.ends, end_of_period(l)) - greatest(p_period.starts, l.period_start))
-            > least(p_period.ends - p_period.starts, end_of_period(l) - l.period_start)
+            or share_most(p_period.starts, p_period.ends, l.period_start, end_of_period(l))
             and not case
                 when l.period_start < p_period.starts then p_period.begins_change
                 else exists (
@@ -116,6 +115,17 @@ as $$
                 )
             end
         );
+$$;
+
+-- Whether two times overlap by more than half of the shorter.
+create or replace function share_most(
+    p_starts timestamptz, p_ends timestamptz, p_other_starts timestamptz, p_other_ends timestamptz
+)
+returns boolean
+language sql immutable
+as $$
+    select 2 * (least(p_ends, p_other_ends) - greatest(p_starts, p_other_starts))
+        > least(p_ends - p_starts, p_other_ends - p_other_starts);
 $$;
 
 -- When the period ends that a lot is the allotment of; a month later for a lot that was opened before that was kept.
