@@ -8,14 +8,15 @@ import asyncpg
 from infra.migrate import MIGRATIONS, migrate
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
+from tests.workers.wire import eventually
 from workers.ledger.store import FUNCTIONS
 
 _BOOKING = "update lanes set next_offset = next_offset where partition = 0"
+_BOOKINGS = 80  # in 4 s: more than a booking waits, and than a second try of the migration takes
 
 
-async def _book(settings: Settings, stop: asyncio.Event) -> list[bool]:
+async def _book(settings: Settings, stop: asyncio.Event, done: list[bool]) -> None:
     """Book as workers do, whose sessions wait for 2 s; tell of each whether it was done."""
-    done = []
     connection = await connect_database(settings)
     await connection.execute("set lock_timeout = '2s'")
     while not stop.is_set():
@@ -26,7 +27,6 @@ async def _book(settings: Settings, stop: asyncio.Event) -> list[bool]:
             done.append(False)
         await asyncio.sleep(0.05)
     await connection.close()
-    return done
 
 
 async def test_bookings_go_on_while_a_migration_waits_for_a_long_reader(
@@ -38,23 +38,27 @@ async def test_bookings_go_on_while_a_migration_waits_for_a_long_reader(
     (tmp_path / "9999_more.sql").write_text("alter table lanes add column more integer")
     reader, migrating = await connect_database(settings), await connect_database(settings, patient=True)
     told: list[str] = []
+    done: list[bool] = []
     stop = asyncio.Event()
+
+    async def booked() -> bool:
+        return len(done) > _BOOKINGS or not all(done)
+
     reading = reader.transaction()
     await reading.start()
     await reader.fetch("select from lanes")
 
     migration = asyncio.create_task(migrate(migrating, [FUNCTIONS], tmp_path, tell=told.append))
-    bookings = asyncio.create_task(_book(settings, stop))
-    await asyncio.sleep(4)  # more than bookings wait, and than a second try takes
+    bookings = asyncio.create_task(_book(settings, stop, done))
+    await eventually(booked, "bookings")
     waits = not migration.done()
     stop.set()
-    done = await bookings
+    await bookings
     await reading.rollback()
     migrated = await asyncio.wait_for(migration, 20)
 
     assert waits
     assert all(done)
-    assert 5 < len(done)
     assert f"pid {reader.get_server_pid()} (" in told[0]
     assert ("9999_more.sql",) == migrated.applied
     await database.execute("alter table lanes drop column more; delete from migrations where name = '9999_more.sql'")
