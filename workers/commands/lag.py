@@ -60,13 +60,13 @@ def lag(  # noqa: PLR0913 - one parameter an option
     watched = partial(observer, groups=group or None, every=every_group, limits=StatusLimits(window_seconds=window))
     ours = not group and not every_group  # of other groups the rights are their owners' matter
     if not watch and serve is None:
-        _show_once(watched, limits, named=bool(group), json=json)
+        _show_once(watched, limits, named=bool(group), ours=ours, json=json)
         return
     opening = partial(_check_first, watched) if ours and serve is not None else watched
     run_command(
         lambda settings: _repeat(partial(opening, settings), serve, every, json=json, silent=not watch),
         following=True,
-        checks=serve is None,
+        checks=ours and serve is None,
     )
 
 
@@ -75,11 +75,12 @@ def _show_once(
     limits: Sequence[LagLimit],
     *,
     named: bool,
+    ours: bool,
     json: bool,
 ) -> None:
     """Show a single sample, and end with 1 where a group was named and Kafka does not know it, or as the limits say."""
     continue_without_reader()
-    groups, trouble = run_command(lambda settings: _once(opening(settings)))
+    groups, trouble = run_command(lambda settings: _once(opening(settings)), checks=ours)
     write_json([each.summary() for each in groups]) if json else show_lag(groups)
     if trouble is not None:
         error_console().print(trouble, soft_wrap=True)
