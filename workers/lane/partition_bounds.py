@@ -102,7 +102,10 @@ class PartitionBounds:
             # One partition of which the brokers tell nothing keeps the answer for all.
             self._alone_until = monotonic() + _ALONE_SECONDS
         await self._ask_alone(missing)
-        for place, (asked_at, answer) in self._take_answers(missing).items():
+        answered = self._take_answers(missing)
+        if not self._asking and len(answered) == len(missing):
+            self._alone_until = 0.0  # the brokers were slow, and no partition is without an answer
+        for place, (asked_at, answer) in answered.items():
             for lane, own in unknown.items():
                 if place in own and lane.wait.began <= asked_at:
                     lane.wait.ends = {**lane.wait.ends, place: answer.result()[place]}

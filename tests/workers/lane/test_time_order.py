@@ -64,6 +64,17 @@ class _Broker:
         return dict.fromkeys(places, 0)
 
 
+class _SlowOnce(_Broker):
+    """Takes its time for the first answer, as brokers do that have just begun."""
+
+    async def end_offsets(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        is_first = not self.asked
+        ends = await super().end_offsets(places)
+        if is_first:
+            await asyncio.sleep(1.5)
+        return ends
+
+
 def _received(settings: Settings, number: int) -> Received:
     """A record that a send lane has received."""
     place = TopicPartition(SEND_REQUESTS, number)
@@ -98,6 +109,18 @@ async def test_a_partition_that_tells_no_end_holds_only_the_lanes_that_wait_for_
     assert [set().union(*alone), *alone, *again] == broker.asked
     assert [[0, 1, 3]] * 2 == [[lane.partition for lane in decidable] for decidable in found]
     assert "inmail-billing" == received[2].lane.health.waiting_for
+
+
+async def test_brokers_that_were_slow_once_are_asked_for_all_partitions_together_again(settings: Settings) -> None:
+    """As soon as each partition alone has told its end: one question a turn, and not one a partition."""
+    broker, pool = _SlowOnce(), AsyncMock(fetch=AsyncMock(return_value=[]))
+    order = Order(pool, broker, LaneRows(pool, GROUPS[SEND_REQUESTS], SEND_REQUESTS), 20)  # type: ignore[arg-type]
+    for _ in range(2):
+        assert 2 == len(await order.admit([_received(settings, number) for number in range(2)]))
+
+    together, *alone, again = broker.asked
+    assert (_neighbours(0) | _neighbours(1), together) == (together, again)
+    assert [1] * 4 == [len(each) for each in alone]
 
 
 @pytest.mark.parametrize(
