@@ -52,7 +52,9 @@ A_SECOND = 1_000
 BILLING_A_SECOND = 20
 ROUNDS = 3
 SECONDS = 20  # of a round
-WARM_SECONDS = 5  # of them, not counted: the workers join their groups, and caches fill
+WARM_SECONDS = 5  # of them, not counted: caches fill
+START_REQUESTS = 200  # some in each partition, that a program answers before a round begins
+START_SECONDS = 60.0  # for them, at most
 IDLE_SECONDS = 10
 LATE_SECONDS = 30.0  # after the last request, at most
 
@@ -146,6 +148,7 @@ async def measure(books: Settings, form: Form, requests: list[SendRequested]) ->
         await consumer.seek_to_end(*_OUTPUT)
         producer = await clients.enter_async_context(create_producer(books, "bench"))
         async with running(form, books):
+            await _answers(producer, consumer, sends(START_REQUESTS, seed=1))
             sending = asyncio.create_task(_send(producer, requests, sent))
             async with asyncio.timeout(SECONDS + LATE_SECONDS):
                 await _receive(consumer, sent, waits, len(requests))
@@ -169,6 +172,11 @@ async def measure_all(
         await consumer.seek_to_end(*_OUTPUT)
         producer = await clients.enter_async_context(create_producer(books, "bench"))
         async with program as processes:
+            # A request waits for gifts before it: its answer shows that the billing worker has joined its group too.
+            first = sends(START_REQUESTS, seed=1)
+            for request in first:
+                await _give(producer, request)
+            await _answers(producer, consumer, first)
             trees = {**processes, "postgres": stack.postgres_pid, "kafka": stack.kafka_pid}
             warm = A_SECOND * WARM_SECONDS
             sending = asyncio.create_task(_send(producer, requests, sent))
@@ -190,6 +198,21 @@ async def _idle(trees: dict[str, int], seconds: float) -> float:
     return sum(meter.microseconds_each(1).values()) / 1e4 / (perf_counter() - began)
 
 
+async def _answers(producer: AIOKafkaProducer, consumer: AIOKafkaConsumer, requests: list[SendRequested]) -> None:
+    """Wait until a program answers in all partitions: what came while it started would wait, and hold up what follows.
+
+    Raises:
+        TimeoutError: it does not.
+
+    """
+    sent: dict[str, float] = {}
+    for request in requests:
+        sent[str(request.id)] = perf_counter()
+        await producer.send(SEND_REQUESTS, encode(request), request.subject.encode())
+    async with asyncio.timeout(START_SECONDS):
+        await _receive(consumer, sent, {}, len(requests))
+
+
 async def _send(producer: AIOKafkaProducer, requests: list[SendRequested], sent: dict[str, float]) -> None:
     """Send requests evenly; note when each was due, so that a sender that falls behind hides nothing."""
     began = perf_counter()
@@ -205,15 +228,20 @@ async def _send(producer: AIOKafkaProducer, requests: list[SendRequested], sent:
 async def _bill(producer: AIOKafkaProducer, requests: Sequence[SendRequested]) -> None:
     """Give credits to accounts of the requests, evenly."""
     for request in requests[:: A_SECOND // BILLING_A_SECOND]:
-        gift = PromotionGranted.create(
-            id=uuid4(),
-            source="/bench",
-            subject=request.subject,
-            time=utc_now(),
-            data={"promotion_id": "bench", "credits": 1},
-        )
-        await producer.send(BILLING_EVENTS, encode(gift), gift.subject.encode())
+        await _give(producer, request)
         await asyncio.sleep(1 / BILLING_A_SECOND)
+
+
+async def _give(producer: AIOKafkaProducer, request: SendRequested) -> None:
+    """Give a credit to the account of a request."""
+    gift = PromotionGranted.create(
+        id=uuid4(),
+        source="/bench",
+        subject=request.subject,
+        time=utc_now(),
+        data={"promotion_id": "bench", "credits": 1},
+    )
+    await producer.send(BILLING_EVENTS, encode(gift), gift.subject.encode())
 
 
 async def _receive(consumer: AIOKafkaConsumer, sent: dict[str, float], waits: dict[str, float], count: int) -> None:

@@ -62,7 +62,7 @@ async def run(stack: LocalStack, databases: Databases, report: Callable[[str], N
                 sent[beside].append(
                     await measure_all(stack, books, _programs(books, beside, waits), requests, idle_seconds=0)
                 )
-                reads[beside].append(waits[A_SECOND * WARM_SECONDS :])
+                reads[beside].append(waits[-A_SECOND * (SECONDS - WARM_SECONDS) :])  # beside the sends that count
     report(f"reads: made, by kind: {_shares(reads[_Beside.READS])}")
     return [*_of_sends(sent), *_of_reads(reads[_Beside.READS]), *_of_cpu(sent)]
 
