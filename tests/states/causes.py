@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 _SLOW_ROW_SECONDS = 1.0
-_REWOUND_RECORDS = 40_000
+_REWOUND_RECORDS = 120_000  # read again in 10 s at least: two looks of an observer after the worker has joined
 _CATCH_UP_SECONDS = 120.0
 _BURST_OVER = 300  # records in 3 s: the load makes a fifth of them
 _PATIENCE = (

@@ -96,7 +96,7 @@ STATES: Final = (
          CONSOLE: _headline("failed", "Postgres does not answer"), ALERTS: _NOT_READY},
     ),
     State(
-        "group rewound", "`inmail replay rewind send` by 40,000 records, and the worker is started",
+        "group rewound", "`inmail replay rewind send` by 120,000 records, and the worker is started",
         "the worker has read them again", causes.rewound,
         {**_lag("REWOUND"), CONSOLE: _headline("warning", "The send worker reads records again")},
         silent={READYZ: _NO_LAG, LOG: _NO_LAG, ALERTS: "an operator did it, and it passes"},
