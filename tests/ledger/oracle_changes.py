@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from tests.ledger.oracle_calendar import Period
 from tests.ledger.oracle_case import Case
-from tests.ledger.oracle_grants import Opening, note_subscription, open_allotments, told_of
+from tests.ledger.oracle_grants import Opening, forfeit_late, note_subscription, open_allotments, told_of
 from tests.ledger.oracle_periods import (
     PLAN_CHANGED,
     lots_that_tell_of,
@@ -34,6 +34,7 @@ def change_plan(case: Case) -> None:
     else:
         close_old_lots(case)
         grant_new_plan(case, periods)
+        forfeit_late(case)
         case.notice_after_all()
 
 

@@ -9,7 +9,16 @@ from tests.ledger.oracle_case import Case
 from tests.ledger.oracle_periods import anchor_told_by, lots_that_tell_of, next_change_of, periods_of, plan_at
 from tests.ledger.oracle_state import Lot
 
-__all__ = ["RULES", "Opening", "cut_to_cap", "give", "note_subscription", "open_allotments", "told_of"]
+__all__ = [
+    "RULES",
+    "Opening",
+    "cut_to_cap",
+    "forfeit_late",
+    "give",
+    "note_subscription",
+    "open_allotments",
+    "told_of",
+]
 
 
 @dataclass(frozen=True)
@@ -42,15 +51,18 @@ def allot(case: Case) -> None:
         note_subscription(case)
         credits_ = case.terms.plans[case.data("plan")].credits
         open_allotments(case, [Opening(period, credits_) for period in left])
-        if next_change_of(case):
-            forfeit_late(case)
+        forfeit_late(case)
         case.notice_after_all()
 
 
 def forfeit_late(case: Case) -> None:
     """Rule 12: what is read after a plan change closes as the change would have closed it, had it been read in time."""
+    change = next_change_of(case)
+    if not change:
+        return
     for lot in case.account.lots_of(case.data("subscription_id")):
-        is_ours = lot.request_id == case.request.request_id
+        assert lot.period_start
+        is_ours = lot.request_id == case.request.request_id and lot.period_start < change
         if is_ours and lot.open and lot.spendable(case.now) and lot.on_change == "forfeit":
             details = {"subscription_id": lot.subscription_id, "plan": lot.plan, "reason": "plan_changed"}
             case.close(lot, "forfeited", details)

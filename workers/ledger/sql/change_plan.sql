@@ -174,7 +174,7 @@ end;
 $$;
 
 -- Closes what an event that was read after a plan change has opened for a period before it, where the plan says so: as
--- the change would have closed it, had it been read in time.
+-- the change would have closed it, had it been read in time. What tops up a lot of the change's own period stays.
 create or replace function forfeit_late(p_request request, p_period told_period)
 returns setof journal
 language plpgsql volatile
@@ -189,6 +189,7 @@ begin
         where
             l.account = p_request.account and l.request_id = p_request.request_id and l.open
             and l.on_change = 'forfeit' and l.granted_at <= p_request.as_of and p_request.as_of < l.expires_at
+            and l.period_start < next_change(p_request.account, p_period.subscription_id, p_period.period_start)
         order by l.lot
     loop
         return query select * from forfeit_lot(p_request, p_period.subscription_id, late, p_period.plan);

@@ -76,9 +76,9 @@ begin
             return next book(r, 'no_credits_in_plan', p_details => told);
         else
             return query select * from open_allotments(r, p, to_open, p_validity, true);
-            if later is not null then
-                return query select * from forfeit_late(r, p);
-            end if;
+        end if;
+        if later is not null then
+            return query select * from forfeit_late(r, p);
         end if;
         return query select * from settle(r, p_low, before);
     end loop;
