@@ -56,9 +56,9 @@ def allot(case: Case) -> None:
 
 
 def forfeit_late(case: Case) -> None:
-    """Rule 12: what is read after a plan change closes as the change would have closed it, had it been read in time."""
+    """Rule 12: what is read after a plan change closes as the change would have, had it been read as it began."""
     change = next_change_of(case)
-    if not change:
+    if not change or change > case.now:
         return
     for lot in case.account.lots_of(case.data("subscription_id")):
         assert lot.period_start

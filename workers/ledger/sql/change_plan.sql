@@ -174,7 +174,7 @@ end;
 $$;
 
 -- Closes what an event that was read after a plan change has opened for a period before it, where the plan says so: as
--- the change would have closed it, had it been read in time. What tops up a lot of the change's own period stays.
+-- the change would have closed it, had it been read as it began. What tops up a lot of the change's own period stays.
 create or replace function forfeit_late(p_request request, p_period told_period)
 returns setof journal
 language plpgsql volatile

@@ -77,7 +77,7 @@ begin
         else
             return query select * from open_allotments(r, p, to_open, p_validity, true);
         end if;
-        if later is not null then
+        if later <= r.as_of then
             return query select * from forfeit_late(r, p);
         end if;
         return query select * from settle(r, p_low, before);
