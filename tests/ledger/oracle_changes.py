@@ -114,9 +114,11 @@ def opening_for(case: Case, period: Period, kept: list[Lot], credits_: int) -> O
 
 
 def note_change(case: Case) -> None:
-    """Remember where the change begins: earlier events say nothing of what follows."""
-    note_subscription(case)
+    """Remember where the change begins: earlier events say nothing of what follows, nor do early ones."""
     subscription = case.account.subscription(case.data("subscription_id"))
+    next_change = next_change_of(case)
+    is_before_next = not next_change or not subscription.period_start or subscription.period_start < next_change
+    note_subscription(case, even_earlier=is_before_next and subscription.plan != case.data("plan"))
     subscription.changes[case.data("period_start")] = case.data("plan")
 
 

@@ -123,11 +123,14 @@ def clamp_to_end(case: Case, lot: Lot) -> None:
         lot.expires_at = max(lot.granted_at, min(lot.expires_at, ends_at))
 
 
-def note_subscription(case: Case) -> None:
-    """Keep what the latest period says of plan, credits and anchor day, to name the next allotment (rule 8)."""
+def note_subscription(case: Case, *, even_earlier: bool = False) -> None:
+    """Keep what the latest period says of plan, credits and anchor day, to name the next allotment (rule 8).
+
+    `even_earlier`: also if a later period was noted, since it is none any more.
+    """
     subscription = case.account.subscription(case.data("subscription_id"))
     start = case.data("period_start")
-    if subscription.period_start and start < subscription.period_start:
+    if subscription.period_start and start < subscription.period_start and not even_earlier:
         return
     subscription.plan = case.data("plan")
     subscription.credits = case.terms.plans[case.data("plan")].credits

@@ -96,7 +96,8 @@ as $$
 $$;
 
 -- Notes the latest period of a subscription, what it gives and on which day of the month, and where a change
--- begins and to which plan. (The two arrays fill up with null where a version before noted no plan.)
+-- begins and to which plan. What an early renewal of the old plan told of is no period any more once a change begins
+-- before it. (The two arrays fill up with null where a version before noted no plan.)
 create or replace function note_period(p_request request, p_period told_period, p_anchor_day smallint)
 returns void
 language sql volatile
@@ -111,7 +112,12 @@ as $$
         credits = excluded.credits,
         period_start = excluded.period_start,
         anchor_day = excluded.anchor_day
-    where s.period_start is null or s.period_start <= excluded.period_start;
+    where
+        s.period_start is null or s.period_start <= excluded.period_start
+        or p_period.is_change and s.plan <> excluded.plan
+        and coalesce(
+            s.period_start < next_change(s.account, s.subscription_id, excluded.period_start), true
+        );
 
     update subscriptions as s set
         changed_at = greatest(s.changed_at, p_period.period_start),
