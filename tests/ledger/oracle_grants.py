@@ -6,7 +6,14 @@ from typing import Any
 
 from tests.ledger.oracle_calendar import Period
 from tests.ledger.oracle_case import Case
-from tests.ledger.oracle_periods import anchor_told_by, lots_that_tell_of, next_change_of, periods_of, plan_at
+from tests.ledger.oracle_periods import (
+    anchor_told_by,
+    is_outdated,
+    lots_that_tell_of,
+    next_change_of,
+    periods_of,
+    plan_at,
+)
 from tests.ledger.oracle_state import Lot
 
 __all__ = [
@@ -131,6 +138,8 @@ def note_subscription(case: Case, *, even_earlier: bool = False) -> None:
     subscription = case.account.subscription(case.data("subscription_id"))
     start = case.data("period_start")
     if subscription.period_start and start < subscription.period_start and not even_earlier:
+        return
+    if subscription.period_start == start and is_outdated(case):
         return
     subscription.plan = case.data("plan")
     subscription.credits = case.terms.plans[case.data("plan")].credits

@@ -6,7 +6,16 @@ from tests.ledger.oracle_calendar import Period, anchor_of, months_of_term
 from tests.ledger.oracle_case import Case
 from tests.ledger.oracle_state import Account, Lot
 
-__all__ = ["anchor_told_by", "lots_that_tell_of", "next_change_of", "period_of", "periods_of", "plan_at", "tell_of"]
+__all__ = [
+    "anchor_told_by",
+    "is_outdated",
+    "lots_that_tell_of",
+    "next_change_of",
+    "period_of",
+    "periods_of",
+    "plan_at",
+    "tell_of",
+]
 
 PLAN_CHANGED = "inmail.subscription.plan-changed.v1"
 
@@ -20,9 +29,18 @@ def periods_of(case: Case) -> list[Period]:
     annual = case.data("term") == "annual"
     first, *others = months_of_term(start, end, anchor_told_by(case)) if annual else [Period(start, end)]
     first = Period(first.start, first.end, begins_change=case.request.type == PLAN_CHANGED)
+    if is_outdated(case):
+        return [first]
     if next_change := next_change_of(case):
         others = [period for period in others if period.start < next_change]
     return [first, *others]
+
+
+def is_outdated(case: Case) -> bool:
+    """Whether an allotment starts where a known change to another plan does: it was sent without knowing of that."""
+    changes = case.account.subscription(case.data("subscription_id")).changes
+    plan = changes.get(case.data("period_start"))
+    return case.request.type != PLAN_CHANGED and plan is not None and plan != case.data("plan")
 
 
 def next_change_of(case: Case) -> datetime | None:

@@ -39,7 +39,8 @@ begin
         where x.account = r.account and x.subscription_id = p.subscription_id;
         anchor := anchor_of(p.period_start, p.anchor_day, s.period_start, s.anchor_day);
         later := next_change(r.account, p.subscription_id, p.period_start);
-        periods := periods_of(p, anchor, later);
+        -- A term of the old plan that starts with the change has no month after its first.
+        periods := periods_of(p, anchor, case when is_outdated(s, p) then p.period_start else later end);
         granted_by := null;
 
         if is_erased(r.account) then
@@ -85,6 +86,18 @@ begin
 end;
 $$;
 
+-- Whether an event tells of another plan than the change does that begins where the event's period begins: it was sent
+-- before its sender knew of the change. (Of a change of null, noted by a version before, nobody knows.)
+create or replace function is_outdated(p_subscription subscriptions, p_period told_period)
+returns boolean
+language sql immutable
+as $$
+    select not p_period.is_change and exists (
+        select from unnest(p_subscription.changes, p_subscription.change_plans) as c (starts, plan)
+        where c.starts = p_period.period_start and c.plan <> p_period.plan
+    );
+$$;
+
 -- What answers tell of an event's period.
 create or replace function told_of(p_period told_period)
 returns jsonb
@@ -113,7 +126,8 @@ as $$
         period_start = excluded.period_start,
         anchor_day = excluded.anchor_day
     where
-        s.period_start is null or s.period_start <= excluded.period_start
+        s.period_start is null or s.period_start < excluded.period_start
+        or s.period_start = excluded.period_start and not is_outdated(s, p_period)
         or p_period.is_change and s.plan <> excluded.plan
         and coalesce(
             s.period_start < next_change(s.account, s.subscription_id, excluded.period_start), true
