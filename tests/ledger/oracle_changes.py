@@ -1,15 +1,13 @@
 """The oracle's rule of plan changes: what ends, what stays, and what is granted for the new plan."""
 
-from dataclasses import replace
-
 from tests.ledger.oracle_calendar import Period
 from tests.ledger.oracle_case import Case
 from tests.ledger.oracle_grants import Opening, forfeit_late, note_subscription, open_allotments, told_of
 from tests.ledger.oracle_periods import (
     PLAN_CHANGED,
+    lots_of_same_change,
     lots_that_tell_of,
     next_change_of,
-    period_of,
     periods_of,
     plan_at,
 )
@@ -25,8 +23,9 @@ def change_plan(case: Case) -> None:
     withdrawn = [lot for lot in lots_that_tell_of(case, periods[0]) if not lot.open and case.now < lot.expires_at]
     if case.account.subscription(case.data("subscription_id")).ended(start):
         case.answer("subscription_ended", details=told_of(case))
-    elif told := told_before(case):
-        case.answer("plan_unchanged", details=told_of(case) | {"grant_id": told[0].request_id})
+    elif told := lots_of_same_change(case, case.data("period_end")):
+        granted = {"grant_id": told[0].request_id} if told[0].plan == case.data("plan") else {}
+        case.answer("plan_unchanged", details=told_of(case) | granted)
     elif plan_at(case, case.data("subscription_id"), start) == case.data("plan"):
         case.answer("plan_unchanged", details=told_of(case) | who_granted(case))
     elif withdrawn:
@@ -36,21 +35,6 @@ def change_plan(case: Case) -> None:
         grant_new_plan(case, periods)
         forfeit_late(case)
         case.notice_after_all()
-
-
-def told_before(case: Case) -> list[Lot]:
-    """Return the lots of the next change, if it is the same one, told by another system with a later start.
-
-    It is if it is to the same plan, and shares more than half of the shorter period.
-    """
-    event = Period(case.data("period_start"), case.data("period_end"))
-    return [
-        lot
-        for lot in case.account.allotments_of(case.data("subscription_id"))
-        if lot.plan == case.data("plan")
-        and lot.period_start == next_change_of(case)
-        and event.tells_of(replace(period_of(case.account, lot), begins_change=False))
-    ]
 
 
 def who_granted(case: Case) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """The oracle's rules of which periods an event is about, which lots tell of them, and which plan a subscription has."""
 
+from dataclasses import replace
 from datetime import datetime
 
 from tests.ledger.oracle_calendar import Period, anchor_of, months_of_term
@@ -9,6 +10,7 @@ from tests.ledger.oracle_state import Account, Lot
 __all__ = [
     "anchor_told_by",
     "is_outdated",
+    "lots_of_same_change",
     "lots_that_tell_of",
     "next_change_of",
     "period_of",
@@ -76,6 +78,22 @@ def tell_of(account: Account, subscription_id: str, period: Period) -> list[Lot]
 def lots_that_tell_of(case: Case, period: Period) -> list[Lot]:
     """Return the same for the event's subscription."""
     return tell_of(case.account, case.data("subscription_id"), period)
+
+
+def lots_of_same_change(case: Case, end: datetime) -> list[Lot]:
+    """Return the lots by which the event's change is known already, told by another system with a later start.
+
+    They are at the start of the next change, if that is to the same plan and shares more than half of the shorter
+    period; those of the plan come first, then what stays there of another.
+    """
+    subscription_id, plan = case.data("subscription_id"), case.data("plan")
+    next_change = next_change_of(case)
+    if not next_change or case.account.subscription(subscription_id).changes[next_change] != plan:
+        return []
+    event = Period(case.data("period_start"), end)
+    lots = [lot for lot in case.account.lots_of(subscription_id) if not lot.freed and lot.period_start == next_change]
+    same = [lot for lot in lots if event.tells_of(replace(period_of(case.account, lot), begins_change=False))]
+    return sorted(same, key=lambda lot: (lot.plan != plan, lot.lot))
 
 
 def plan_at(case: Case, subscription_id: str, instant: datetime) -> str | None:

@@ -9,8 +9,9 @@ language plpgsql stable
 set plan_cache_mode = force_generic_plan
 as $$
 begin
-    granted_by := told_before(p_request.account, p_period);
-    if granted_by is not null then
+    select case when l.plan = p_period.plan then l.request_id end into granted_by
+    from lot_of_same_change(p_request.account, p_period) as l;
+    if found then
         code := 'plan_unchanged';
         return;
     end if;
@@ -36,20 +37,31 @@ begin
 end;
 $$;
 
--- The change that granted already what this one would: the next one after it, to the same plan, whose period shares
--- more than half of the shorter. Two systems tell of one change a moment apart, and the later start may be read first.
-create or replace function told_before(p_account bigint, p_period told_period)
-returns uuid
+-- A lot by which the change is known already that an event tells of: that of the next change after its start, if that is
+-- to the same plan and shares more than half of the shorter period. Two systems tell of one change a moment apart, and
+-- the later start may be read first. The lot is the change's own or what tops one up, if it has one, or else one that
+-- stays. (To which plan a change was, only its lot tells where a version before noted no plan.)
+create or replace function lot_of_same_change(p_account bigint, p_period told_period)
+returns setof lots
 language sql stable
 as $$
-    select l.request_id
+    select l.*
     from lots as l
     where
-        l.account = p_account and l.subscription_id = p_period.subscription_id and not l.freed and l.tops_up is null
-        and l.plan = p_period.plan
+        l.account = p_account and l.subscription_id = p_period.subscription_id and not l.freed
         and l.period_start = next_change(p_account, p_period.subscription_id, p_period.period_start)
         and share_most(p_period.period_start, p_period.period_end, l.period_start, end_of_period(l))
-    order by l.lot
+        and p_period.plan = coalesce(
+            (
+                select c.plan
+                from subscriptions as s
+                cross join unnest(s.changes, s.change_plans) as c (starts, plan)
+                where
+                    s.account = l.account and s.subscription_id = l.subscription_id and c.starts = l.period_start
+            ),
+            l.plan
+        )
+    order by l.plan <> p_period.plan, l.lot
     limit 1;
 $$;
 
