@@ -9,6 +9,7 @@ from tests.ledger.oracle_case import Case
 from tests.ledger.oracle_periods import (
     anchor_told_by,
     is_outdated,
+    lots_of_same_change,
     lots_that_tell_of,
     next_change_of,
     periods_of,
@@ -41,14 +42,20 @@ class Opening:
 
 
 def allot(case: Case) -> None:
-    """Rules 10 and 11: a period before the subscription's end is granted, once, whatever the event ids say."""
+    """Rules 10 and 11: a period before the subscription's end is granted, once, whatever the event ids say.
+
+    A renewal of the new plan that begins a moment before the change is the change, told by another system.
+    """
     subscription = case.account.subscription(case.data("subscription_id"))
     periods = periods_of(case)
     left = [period for period in periods if not lots_that_tell_of(case, period)]
+    same_change = lots_of_same_change(case, periods[0].end) if periods[0] in left else []
+    if same_change:
+        left.remove(periods[0])
     if subscription.ended(case.data("period_start")):
         case.answer("subscription_ended", details=told_of(case))
     elif not left:
-        first, *_ = lots_that_tell_of(case, periods[0])
+        first, *_ = same_change or lots_that_tell_of(case, periods[0])
         case.answer("period_already_granted", details=told_of(case) | {"grant_id": first.request_id})
     elif case.terms.plans[case.data("plan")].credits == 0:
         note_subscription(case)

@@ -22,6 +22,7 @@ as $$
 declare
     r request;
     p told_period;
+    same told_period;  -- what is told, for its first month
     s subscriptions;
     later timestamptz;  -- where the next plan change begins
     anchor smallint;
@@ -54,8 +55,17 @@ begin
             select array_agg(row(x.starts, x.ends, p.credits, null)::opening order by x.starts) into to_open
             from unnest(periods) as x
             where not exists (select from lots_of_period(r.account, p.subscription_id, x));
+            -- A renewal of the new plan that begins a moment before the change is the change, told by another system.
+            if (to_open[1]).starts = p.period_start and later is not null then
+                same := p;
+                same.period_end := periods[1].ends;
+                select l.request_id into granted_by from lot_of_same_change(r.account, same) as l;
+                if found then
+                    to_open := nullif(to_open[2:], '{}');
+                end if;
+            end if;
             code := case when to_open is null then 'period_already_granted' end;
-            if code is not null then
+            if code is not null and granted_by is null then
                 select l.request_id into granted_by
                 from lots_of_period(r.account, p.subscription_id, periods[1]) as l
                 order by l.lot
