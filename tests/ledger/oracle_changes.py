@@ -8,6 +8,7 @@ from tests.ledger.oracle_periods import (
     lots_of_same_change,
     lots_that_tell_of,
     next_change_of,
+    period_of,
     periods_of,
     plan_at,
 )
@@ -51,16 +52,22 @@ def who_granted(case: Case) -> dict[str, object]:
 def close_old_lots(case: Case) -> None:
     """Rule 12: the old plan's later lots that have not started make room, up to where the next change begins.
 
-    Of what began before the change, `on_change: forfeit` closes some; a lot of its own period stays.
+    Of what began before the change, `on_change: forfeit` closes some; a lot of its own period stays. A lot of the new
+    plan that waits makes room for the change's own month, where that begins before it.
     """
     start = case.data("period_start")
+    periods = periods_of(case)
     next_change = next_change_of(case)
     for lot in case.account.lots_of(case.data("subscription_id")):
         assert lot.period_start
         details = {"subscription_id": lot.subscription_id, "plan": lot.plan, "reason": "plan_changed"}
         later_change = next_change and next_change <= lot.period_start
-        is_old = lot.period_start >= start and not later_change and lot.plan != case.data("plan")
-        if lot.open and not lot.started(case.now) and is_old:
+        told = period_of(case.account, lot)
+        makes_room = lot.plan != case.data("plan") or any(
+            period.start < told.start and period.tells_of(told) for period in periods
+        )
+        is_later = lot.period_start >= start and not later_change
+        if lot.open and not lot.started(case.now) and is_later and makes_room:
             case.close(lot, "forfeited", details)
             lot.freed = True
         elif lot.spendable(case.now) and lot.period_start < start and lot.on_change == "forfeit":
@@ -102,7 +109,10 @@ def note_change(case: Case) -> None:
     subscription = case.account.subscription(case.data("subscription_id"))
     next_change = next_change_of(case)
     is_before_next = not next_change or not subscription.period_start or subscription.period_start < next_change
-    note_subscription(case, even_earlier=is_before_next and subscription.plan != case.data("plan"))
+    known = case.account.lots_of(case.data("subscription_id"))
+    noted = [lot.freed for lot in known if lot.period_start == subscription.period_start]
+    is_none = subscription.plan != case.data("plan") or (noted and all(noted))
+    note_subscription(case, even_earlier=bool(is_before_next and is_none))
     subscription.changes[case.data("period_start")] = case.data("plan")
 
 

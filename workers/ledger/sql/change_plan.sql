@@ -37,7 +37,7 @@ begin
 end;
 $$;
 
--- A lot by which the change is known already that an event tells of: that of the next change after its start, if that is
+-- A lot by which the change is known already that an event tells of: that of the next change after its start, if it is
 -- to the same plan and shares more than half of the shorter period. Two systems tell of one change a moment apart, and
 -- the later start may be read first. The lot is the change's own or what tops one up, if it has one, or else one that
 -- stays. (To which plan a change was, only its lot tells where a version before noted no plan.)
@@ -102,11 +102,11 @@ as $$
     limit 1;
 $$;
 
--- Changes the plan: closes what is not kept, then opens a lot for each period that has none. Where a lot stays, what it
--- lacks to the new plan's credits is a lot of its own with the same end. The answer is the lot of the change's own
--- period, or a row that says which lot stays there. p_next_change is where the next change after this one begins.
+-- Changes the plan, once what is not kept is closed: opens a lot for each period that has none. Where a lot stays, what
+-- it lacks to the new plan's credits is a lot of its own with the same end. The answer is the lot of the change's own
+-- period, or a row that says which lot stays there.
 create or replace function change_plan(
-    p_request request, p_period told_period, p_periods period[], p_validity interval, p_next_change timestamptz
+    p_request request, p_period told_period, p_periods period[], p_validity interval
 )
 returns setof journal
 language plpgsql volatile
@@ -119,8 +119,6 @@ declare
     answers_first boolean;
     told jsonb;
 begin
-    return query select * from close_old_lots(p_request, p_period, p_next_change);
-
     for k in 1 .. cardinality(p_periods) loop
         select * into kept from lots_kept(p_request, p_period.subscription_id, p_periods[k]);
         if k = 1 then
@@ -150,8 +148,12 @@ end;
 $$;
 
 -- Closes lots of the old plan: those of the change's own or later periods that have not started, up to where the next
--- change begins, whose periods are free again; and of what began before, what its plan said to forfeit as it opened.
-create or replace function close_old_lots(p_request request, p_period told_period, p_next_change timestamptz)
+-- change begins (p_next_change), whose periods are free again; and of what began before, what its plan said to forfeit
+-- as it opened. A lot of the new plan that waits makes room too where one of the change's months begins before it and
+-- is the same period: else nothing could be spent from the change's own start on.
+create or replace function close_old_lots(
+    p_request request, p_period told_period, p_periods period[], p_next_change timestamptz
+)
 returns setof journal
 language plpgsql volatile
 set plan_cache_mode = force_generic_plan
@@ -169,7 +171,16 @@ begin
             and case
                 when l.granted_at > p_request.as_of
                     then
-                        l.period_start >= p_period.period_start and l.plan <> p_period.plan
+                        l.period_start >= p_period.period_start
+                        and (
+                            l.plan <> p_period.plan
+                            or exists (
+                                select from unnest(p_periods) as x
+                                where
+                                    x.starts < l.period_start
+                                    and share_most(x.starts, x.ends, l.period_start, end_of_period(l))
+                            )
+                        )
                         and coalesce(l.period_start < p_next_change, true)
                 else
                     l.period_start < p_period.period_start and l.on_change = 'forfeit'

@@ -80,9 +80,12 @@ begin
         end if;
 
         before := available(r.account, r.as_of);
+        if p.is_change then
+            return query select * from close_old_lots(r, p, periods, later);
+        end if;
         perform note_period(r, p, anchor);
         if p.is_change then
-            return query select * from change_plan(r, p, periods, p_validity, later);
+            return query select * from change_plan(r, p, periods, p_validity);
         elsif p.credits = 0 then
             return next book(r, 'no_credits_in_plan', p_details => told);
         else
@@ -119,8 +122,8 @@ as $$
 $$;
 
 -- Notes the latest period of a subscription, what it gives and on which day of the month, and where a change
--- begins and to which plan. What an early renewal of the old plan told of is no period any more once a change begins
--- before it. (The two arrays fill up with null where a version before noted no plan.)
+-- begins and to which plan. What an early renewal told of is no period any more where a change that begins before it is
+-- to another plan or has freed it. (The two arrays fill up with null where a version before noted no plan.)
 create or replace function note_period(p_request request, p_period told_period, p_anchor_day smallint)
 returns void
 language sql volatile
@@ -138,9 +141,18 @@ as $$
     where
         s.period_start is null or s.period_start < excluded.period_start
         or s.period_start = excluded.period_start and not is_outdated(s, p_period)
-        or p_period.is_change and s.plan <> excluded.plan
+        or p_period.is_change
         and coalesce(
             s.period_start < next_change(s.account, s.subscription_id, excluded.period_start), true
+        )
+        and (
+            s.plan <> excluded.plan
+            or (
+                select bool_and(l.freed) from lots as l
+                where
+                    l.account = s.account and l.subscription_id = s.subscription_id
+                    and l.period_start = s.period_start
+            )
         );
 
     update subscriptions as s set
