@@ -5,6 +5,7 @@ from uuid import uuid4
 import pytest
 
 from infra.postgres import Connection
+from schemas.sends import SendUndeliverable
 from tests.ledger.book import DAY, Book, pick
 
 
@@ -126,3 +127,38 @@ async def test_an_id_that_is_used_for_everything_costs_no_more_than_its_records(
     assert [("insufficient_credits", True), ("key_conflict", True), ("key_conflict", True)] == [
         pick(answer, "code", "repeat") for answer in answers
     ]
+
+
+async def test_an_id_that_many_accounts_use_costs_none_of_them_the_others_rows(book: Book) -> None:
+    """Answers, final or not, conflicts and reports on a send are found without a look at other accounts' rows."""
+    id_ = uuid4()
+    sends = [book.send(f"a-{number}", id=id_) for number in range(2_000)]
+    others = [book.send(f"a-{number}", id=id_, recipient_id="carol") for number in range(2_000)]
+    await book.decide_all(*sends)
+    await book.decide_all(*others)
+    await book.connection.execute(
+        "insert into journal select (r).* from (select jsonb_populate_record(j, jsonb_build_object("
+        "'sequence', 3, 'code', 'balance_not_current', 'source_offset', source_offset + 10000,"
+        " 'details', jsonb_build_object('waited_for', 'billing', 'retry_after_seconds', 60))) as r from journal as j"
+        " where sequence = 1) as more"
+    )
+    await book.connection.execute("update accounts set sequence = 3")
+    await book.connection.execute("analyze")
+    report = SendUndeliverable.create(
+        id=uuid4(), source="/test", subject="a-1000", time=book.now, data={"send_id": id_}
+    )
+
+    async with book.connection.transaction():
+        before = await _rows_read(book.connection)
+        codes = [(await book.one(event))["code"] for event in (sends[1_000], others[1_000], report)]
+        after = await _rows_read(book.connection)
+
+    assert ["insufficient_credits", "key_conflict", "not_charged"] == codes
+    assert after - before < 20
+
+
+async def _rows_read(connection: Connection) -> int:
+    """Return how many rows of the journal this transaction has read so far."""
+    return await connection.fetchval(
+        "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables where relname = 'journal'"
+    )

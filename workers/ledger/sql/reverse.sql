@@ -36,9 +36,12 @@ begin
         select j.* into sent
         from journal as j
         where
-            -- By request id: `+ 0` hides the primary key, which would read the account's whole history.
-            j.request_id = p_send_ids[i] and j.account + 0 = r.account and j.is_answer
-            and j.recipient_id is not null and j.code <> 'key_conflict' and j.code <> 'balance_not_current';
+            -- By request id and account: as in stored_answers.
+            (j.request_id, j.account) >= (p_send_ids[i], r.account)
+            and (j.request_id, j.account) <= (p_send_ids[i], r.account) and j.is_answer
+            and j.recipient_id is not null and j.code <> 'key_conflict' and j.code <> 'balance_not_current'
+        order by j.request_id, j.account
+        limit 1;
         select l.* into paid from lots as l where l.account = r.account and l.lot = sent.lot;
 
         code := case

@@ -16,19 +16,33 @@ begin
     cross join lateral (
         select x.*
         from journal as x
-        -- By request id, whatever the planner knows: `+ 0` hides the primary key, which would read a busy account's
-        -- whole history, and `offset 0` keeps this a look-up for each request.
-        where x.request_id = r.request_id and x.account + 0 = r.account and x.is_answer
-            and x.code <> 'key_conflict' and x.code <> 'balance_not_current'
-        offset 0
+        -- By request id and account, whatever the planner knows. Rows are compared, since the primary key has no use
+        -- for that: it would read a busy account's whole history. The order and the limit say that there is one.
+        where (x.request_id, x.account) >= (r.request_id, r.account)
+            and (x.request_id, x.account) <= (r.request_id, r.account)
+            and x.is_answer and x.code <> 'key_conflict' and x.code <> 'balance_not_current'
+        order by x.request_id, x.account
+        limit 1
     ) as j;
 
-    return query
-    select x.*
-    from journal as x
-    where
-        x.request_id = any(p_request_ids) and x.account + 0 = any(p_accounts) and x.is_answer
-        and x.code = 'balance_not_current';
+    -- Mostly there is none of these ids.
+    if exists (
+        select from journal as x
+        where x.request_id = any(p_request_ids) and x.is_answer and x.code = 'balance_not_current'
+    ) then
+        return query
+        select j.*
+        from (select distinct u.account, u.request_id from unnest(p_accounts, p_request_ids) as u (account, request_id))
+            as r
+        cross join lateral (
+            select x.*
+            from journal as x
+            where (x.request_id, x.account) >= (r.request_id, r.account)
+                and (x.request_id, x.account) <= (r.request_id, r.account)
+                and x.is_answer and x.code = 'balance_not_current'
+            offset 0
+        ) as j;
+    end if;
 end;
 $$;
 
@@ -49,9 +63,11 @@ begin
         select x.*
         from journal as x
         where
-            x.request_id = r.request_id and x.account + 0 = r.account and x.fingerprint = r.fingerprint
+            (x.request_id, x.account, x.fingerprint) >= (r.request_id, r.account, r.fingerprint)
+            and (x.request_id, x.account, x.fingerprint) <= (r.request_id, r.account, r.fingerprint)
             and x.is_answer and x.code = 'key_conflict'
-        offset 0
+        order by x.request_id, x.account, x.fingerprint
+        limit 1
     ) as j;
 end;
 $$;
