@@ -10,7 +10,7 @@ const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-dig
 const day = new Intl.DateTimeFormat("en-GB", { day: "2-digit", month: "short", year: "numeric" });
 
 export const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
-const isUtc = () => new Date().getTimezoneOffset() === 0;
+const isUtc = (at) => at.getTimezoneOffset() === 0; // of the instant: London has UTC in winter only
 
 export const number = (value) => (value === null || value === undefined ? "–" : whole.format(value));
 
@@ -57,7 +57,7 @@ export const utc = (value) => `${new Date(value).toISOString().slice(0, 19).repl
 export function time(value) {
   if (!value) return "–";
   const at = new Date(value);
-  if (isUtc()) return h("time", { datetime: at.toISOString() }, h("span", {}, `${local.format(at).replace(",", "")} UTC`));
+  if (isUtc(at)) return h("time", { datetime: at.toISOString() }, h("span", {}, `${local.format(at).replace(",", "")} UTC`));
   const inUtc = at.getDate() === at.getUTCDate() ? utc(at).slice(11) : utc(at);
   return h("time", { datetime: at.toISOString() }, h("span", {}, local.format(at).replace(",", "")), " ", h("span", { class: "utc" }, inUtc));
 }
