@@ -17,11 +17,12 @@ from infra.postgres import Connection, database_address
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS, SEND_RESULTS
 from workers.console import lag_source
+from workers.console.headline import headline
 from workers.console.ledger_sample import LedgerSample
 from workers.console.problems import is_silence
 from workers.console.published_marks import PublishedMarks
 from workers.console.query_limiter import QueryLimiter
-from workers.console.result_tail import Results, _count
+from workers.console.result_tail import Results, ResultTail, _count
 from workers.console.server import serve_console
 from workers.console.system_monitor import SystemMonitor
 from workers.ops.books.shards import ServerError
@@ -116,6 +117,31 @@ async def test_a_group_that_the_console_may_not_see_hides_no_other(
         hidden = [each for each in groups if each["group"] == "inmail-billing"]
         assert [("NOT KNOWN", "unknown", None)] == [(each["status"], each["kind"], each["records"]) for each in hidden]
     assert [("inmail-billing", [])] == [(each["group"], each["partitions"]) for each in lag["shown"]]
+
+
+async def test_dead_letters_that_cannot_be_read_are_not_taken_for_none(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka answers about lag, and refuses to let the console read them: nothing is known to be well."""
+    await apply_topics(settings, await plan_topics(settings))
+    monitor = SystemMonitor(QueryLimiter(settings), {})
+    with monkeypatch.context() as patched:
+        patched.setattr(ResultTail, "read", _refuse_letters)
+        await monitor.take_sample()
+    refused = {part.name: part for part in monitor.overview_json()["health"]}
+    await monitor.take_sample()
+    after = [part.name for part in monitor.overview_json()["health"]]
+    await monitor.close()
+
+    part = refused["Dead letters"]
+    assert ("unknown", "not counted") == (part.status, part.cause)
+    assert part.text.startswith("not counted: ")
+    assert "Dead letters are not counted" == headline([part])["title"]
+    assert ("ok", False) == (refused["Kafka"].status, "Dead letters" in after)
+
+
+async def _refuse_letters(_: ResultTail) -> Results:
+    raise TopicAuthorizationFailedError(DEAD_LETTERS)
 
 
 async def test_one_question_about_locks_serves_a_sample(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,10 @@ class SystemMonitor:
         workers = with_processes(self._worker_parts(by_process(probes, processes)), processes)
         since = self._at - timedelta(minutes=_LETTER_MINUTES)
         letters = health.dead_letters_part(
-            self.recorder.dead_letters(since), self.recorder.first_dead_letter_at(since), _LETTER_MINUTES
+            self.recorder.dead_letters(since),
+            self.recorder.first_dead_letter_at(since),
+            _LETTER_MINUTES,
+            self.recorder.results_problem,
         )
         others = [part for part in (letters, self._books.part()) if part is not None]
         found = [*self._server_parts(), *workers, *others]
