@@ -9,6 +9,7 @@ from tests.conftest import Connect
 from tests.console.browser import Tab, open_tab
 from tests.console.scene import READER, Scene, serve_test_console
 from tests.workers.wire import eventually, publish, send
+from workers.console.lag_source import LagSource
 from workers.ops.books import balance_history
 
 pytestmark = pytest.mark.timeout(90)
@@ -80,6 +81,27 @@ async def test_a_balance_chart_that_is_cut_says_when_it_ends(
     told = tab.page.locator("main p", has_text="more lines than the chart reads")
     assert 1 == await told.locator("time").count()
     assert "object" not in await told.inner_text()
+
+
+async def test_the_view_of_lag_says_as_of_when_it_is_while_kafka_is_silent(
+    browser: Browser, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No group on it is green or red then; once Kafka answers, the colours are back."""
+
+    async def hang(_: LagSource) -> None:
+        raise TimeoutError
+
+    async with serve_test_console(scene.settings) as address, open_tab(browser, address) as tab:
+        await tab.open_view("#/lag")
+        await tab.wait_for_text("STOPPED")
+        groups = tab.page.locator("section", has=tab.page.get_by_role("heading", name="Groups of the cluster"))
+        coloured = groups.locator(".status:not(.unknown)")
+        assert 0 != await coloured.count()
+        with monkeypatch.context() as patched:
+            patched.setattr(LagSource, "refresh", hang)
+            await tab.wait_for_text("how the groups stand now is not known")
+            assert 0 == await coloured.count()
+        await coloured.first.wait_for()
 
 
 # The time of a sample's outcomes as the page writes it, and whether the sample itself was taken later.

@@ -18,6 +18,7 @@ from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS, SEND_RESULTS
 from workers.console import lag_source
 from workers.console.headline import headline
+from workers.console.lag_source import LagSource
 from workers.console.ledger_sample import LedgerSample
 from workers.console.problems import is_silence
 from workers.console.published_marks import PublishedMarks
@@ -138,6 +139,42 @@ async def test_dead_letters_that_cannot_be_read_are_not_taken_for_none(
     assert part.text.startswith("not counted: ")
     assert "Dead letters are not counted" == headline([part])["title"]
     assert ("ok", False) == (refused["Kafka"].status, "Dead letters" in after)
+
+
+async def test_lag_of_before_kafka_fell_silent_is_no_lag_of_now(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The statuses stay to be read, with their time; none of them, of a group or a partition, is well or unwell."""
+
+    async def hang(_: LagSource) -> None:
+        raise TimeoutError
+
+    await apply_topics(settings, await plan_topics(settings))
+    monitor = SystemMonitor(QueryLimiter(settings), {})
+    await monitor.take_sample()
+    before = monitor.lag_json()
+    monkeypatch.setattr(LagSource, "refresh", hang)
+    await monitor.take_sample()
+    after = monitor.lag_json()
+    await monitor.close()
+
+    assert (False, True) == (before["is_stale"], after["is_stale"])
+    assert before["at"] == after["at"]
+    assert _statuses(before) == _statuses(after)
+    assert "unknown" not in _kinds(before)
+    assert {"unknown"} == _kinds(after)
+
+
+def _rows(lag: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*lag["groups"], *lag["shown"], *(each for group in lag["shown"] for each in group["partitions"])]
+
+
+def _statuses(lag: dict[str, Any]) -> list[str]:
+    return [each["status"] for each in _rows(lag)]
+
+
+def _kinds(lag: dict[str, Any]) -> set[str]:
+    return {each["kind"] for each in _rows(lag)}
 
 
 async def _refuse_letters(_: ResultTail) -> Results:

@@ -200,10 +200,12 @@ class SystemMonitor:
 
         """
         failure, refusal = self._failures.get("kafka"), self.lag.refusal
+        is_stale = failure is not None
         return {
             "at": self.lag.refreshed_at,
             "error": failure.text if failure is not None else str(refusal) if refusal is not None else None,
-            "groups": [*(group_json(group) for group in self.lag.groups), *hidden_json(self.lag)],
-            "shown": partitions_json(self.lag, chosen or TOPIC_OF_GROUP),
+            "is_stale": is_stale,
+            "groups": [*(group_json(group, is_stale=is_stale) for group in self.lag.groups), *hidden_json(self.lag)],
+            "shown": partitions_json(self.lag, chosen or TOPIC_OF_GROUP, is_stale=is_stale),
             "statuses": [{"status": status, **advice._asdict()} for status, advice in ADVICE.items()],
         }
