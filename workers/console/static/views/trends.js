@@ -34,6 +34,7 @@ export function trendsSection(signal) {
     const wanted = range;
     try {
       const found = await get("/api/history", { range: wanted }, signal);
+      if (wanted !== range) return; // another was chosen meanwhile
       loadedAt = Date.now();
       show(problem, found.problems.map((text) => h("p", { class: "problem-line" }, text)));
       note.textContent = `A time without samples is a gap. ${found.kept ? "Kept over a restart of the console." : "Kept while this console runs: INMAIL_CONSOLE_HISTORY_FILE keeps it over a restart."}`;
@@ -42,8 +43,8 @@ export function trendsSection(signal) {
       if (error.name !== "AbortError") show(problem, errorCard(error, null));
     } finally {
       busy = false;
+      if (wanted !== range) load();
     }
-    if (wanted !== range) load();
   }
 
   signal.addEventListener("abort", subscribe(load));
