@@ -83,6 +83,41 @@ async def test_a_balance_chart_that_is_cut_says_when_it_ends(
     assert "object" not in await told.inner_text()
 
 
+async def test_more_tabs_than_a_browser_has_connections_are_all_live(
+    browser: Browser, scene: Scene, address: str
+) -> None:
+    """A browser opens six to a host, for all its tabs together: none of them may keep one."""
+    async with open_tab(browser, address) as first:
+        tabs = [first, *[Tab(await first.page.context.new_page(), address) for _ in range(7)]]
+        for tab in tabs:
+            await tab.open_view(f"#/account?id={scene.account}")
+            await tab.wait_for_text("2 credits")
+        for tab in tabs:
+            await tab.wait_for_text("Live", "#connection")
+        await tabs[0].open_view("#/topics")
+        await tabs[0].wait_for_text("inmail.send-requests")
+
+
+_HIDE = """(hidden) => {
+    Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+async def test_a_hidden_page_asks_nothing_and_is_of_now_when_it_is_shown_again(tab: Tab) -> None:
+    """Tabs that somebody left open in the background keep no console busy."""
+    asked: list[str] = []
+    await tab.open_view("#/topics")
+    await tab.wait_for_text("Live", "#connection")
+    await tab.page.evaluate(_HIDE, arg=True)
+    await tab.page.wait_for_timeout(500)  # for what was asked before to be answered
+    tab.page.on("request", lambda request: asked.append(request.url))
+    await tab.page.wait_for_timeout(5_000)
+    assert [] == [url for url in asked if "/api/overview" in url]
+    async with tab.page.expect_response(lambda answer: "/api/overview" in answer.url, timeout=1_500):
+        await tab.page.evaluate(_HIDE, arg=False)
+
+
 async def test_the_view_of_lag_says_as_of_when_it_is_while_kafka_is_silent(
     browser: Browser, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

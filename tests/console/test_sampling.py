@@ -16,7 +16,7 @@ from infra.kafka.rights import MissingRightsError, Operation, Resource, Right
 from infra.postgres import Connection, database_address
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS, SEND_RESULTS
-from workers.console import lag_source
+from workers.console import lag_source, system_monitor
 from workers.console.headline import headline
 from workers.console.lag_source import LagSource
 from workers.console.ledger_sample import LedgerSample
@@ -118,6 +118,36 @@ async def test_a_group_that_the_console_may_not_see_hides_no_other(
         hidden = [each for each in groups if each["group"] == "inmail-billing"]
         assert [("NOT KNOWN", "unknown", None)] == [(each["status"], each["kind"], each["records"]) for each in hidden]
     assert [("inmail-billing", [])] == [(each["group"], each["partitions"]) for each in lag["shown"]]
+
+
+async def test_samples_are_taken_often_while_a_page_asks_for_them(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first page that asks has one at once; after the last one has closed, a sample comes every 15 s again."""
+    taken = 0
+
+    async def take(_: SystemMonitor) -> None:
+        nonlocal taken
+        taken += 1
+
+    monkeypatch.setattr(SystemMonitor, "take_sample", take)
+    monkeypatch.setattr(system_monitor, "VIEWED_SECONDS", 0.05)
+    monkeypatch.setattr(system_monitor, "_ASKING_SECONDS", 0.5)
+    monitor = SystemMonitor(QueryLimiter(settings), {})
+    sampling = asyncio.create_task(monitor.run())
+    await asyncio.sleep(0.2)
+    unviewed = taken
+    monitor.note_view()
+    await asyncio.sleep(0.2)
+    viewed = taken
+    await asyncio.sleep(0.6)
+    left = taken
+    await asyncio.sleep(0.3)
+    sampling.cancel()
+
+    assert 1 == unviewed
+    assert 3 <= viewed
+    assert left == taken
 
 
 async def test_dead_letters_that_cannot_be_read_are_not_taken_for_none(

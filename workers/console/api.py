@@ -85,7 +85,8 @@ class Api:
         }
 
     async def overview(self, _: web.Request) -> web.Response:
-        """Answer with the last sample, as in the live stream."""
+        """Answer with the last sample. An open page asks for it every 2 s."""
+        self.monitor.note_view()
         return json_response(self.monitor.overview_json())
 
     async def lag(self, request: web.Request) -> web.Response:
