@@ -40,3 +40,14 @@ async def test_a_local_time_is_called_utc_only_where_it_is(browser: Browser) -> 
             await page.clock.set_fixed_time(f"{today}T12:00:00Z")
             told = [await page.evaluate(_TIME, at) for at in ("2026-07-01T12:00:00Z", "2026-01-01T12:00:00Z")]
             assert ["01 Jul 2026 13:00:00 12:00:00 UTC", "01 Jan 2026 12:00:00 UTC"] == told
+
+
+_RATE: Final = "(value) => import('/static/format.js').then((format) => format.rate(value, '/s'))"
+
+
+async def test_a_small_rate_is_not_none(browser: Browser) -> None:
+    """100 dead letters an hour are one every 36 s; a rate of nothing is 0."""
+    async with _open_modules(browser, "UTC") as page:
+        told = [await page.evaluate(_RATE, value) for value in (0, 1 / 86_400, 100 / 3_600, 0.96, 1.25, 12, 1234.5)]
+
+    assert ["0 /s", "0.000012 /s", "0.028 /s", "0.96 /s", "1.3 /s", "12 /s", "1,235 /s"] == told

@@ -4,6 +4,7 @@ import { h } from "./dom.js";
 
 const whole = new Intl.NumberFormat("en");
 const fine = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const small = new Intl.NumberFormat("en", { maximumSignificantDigits: 2 });
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 const local = new Intl.DateTimeFormat("en-GB", { day: "2-digit", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
@@ -30,7 +31,7 @@ export function count(value, one, many = `${one}s`) {
 
 export function rate(value, unit = "records/s") {
   if (value === null || value === undefined) return "–";
-  return `${value >= 100 ? whole.format(Math.round(value)) : fine.format(value)} ${unit}`;
+  return `${value >= 100 ? whole.format(Math.round(value)) : value < 1 ? small.format(value) : fine.format(value)} ${unit}`;
 }
 
 export function seconds(value) {
