@@ -7,7 +7,7 @@ from pydantic import SecretStr
 from schemas.catalogue import SEND_REQUESTS
 from tests.conftest import Connect
 from tests.console.browser import Tab, open_tab
-from tests.console.scene import READER, Scene, serve_test_console
+from tests.console.scene import OPERATOR, READER, Scene, serve_test_console
 from tests.workers.wire import eventually, publish, send
 from workers.console.lag_source import LagSource
 from workers.ops.books import balance_history
@@ -116,6 +116,26 @@ async def test_a_hidden_page_asks_nothing_and_is_of_now_when_it_is_shown_again(t
     assert [] == [url for url in asked if "/api/overview" in url]
     async with tab.page.expect_response(lambda answer: "/api/overview" in answer.url, timeout=1_500):
         await tab.page.evaluate(_HIDE, arg=False)
+
+
+async def test_a_tab_acts_after_another_one_has_signed_in_again(
+    browser: Browser, scene: Scene, address: str
+) -> None:
+    """The first press does nothing and says as whom the next one acts."""
+    async with open_tab(browser, address) as first:
+        await first.open_view("#/operations")
+        await first.sign_in(OPERATOR, "maria")
+        second = Tab(await first.page.context.new_page(), address)
+        await second.open_view(f"#/letters/{scene.letter.place}")
+        await second.wait_for_text("maria", "#identity")
+        await first.click("Sign out")
+        await first.sign_in(OPERATOR, "otto")
+        await second.click("Redrive this message …")
+        await second.press("Show the plan")
+        await second.wait_for_text("Press again to act as otto", "dialog")
+        assert "otto" in await second.read_text("#identity")
+        await second.press("Show the plan")
+        await second.page.get_by_role("heading", name="Nothing to send").wait_for()
 
 
 async def test_the_view_of_lag_says_as_of_when_it_is_while_kafka_is_silent(
