@@ -1,7 +1,10 @@
 """A page that stays open: while the console starts again, while its reader selects text, or while a server refuses."""
 
+import asyncio
+from typing import Final
+
 import pytest
-from playwright.async_api import Browser
+from playwright.async_api import Browser, Route
 from pydantic import SecretStr
 
 from schemas.catalogue import SEND_REQUESTS
@@ -136,6 +139,45 @@ async def test_a_tab_acts_after_another_one_has_signed_in_again(
         assert "otto" in await second.read_text("#identity")
         await second.press("Show the plan")
         await second.page.get_by_role("heading", name="Nothing to send").wait_for()
+
+
+_PLAN: Final = {
+    "plan": "a-plan",
+    "messages": 3,
+    "by_topic_and_reason": [{"topic": SEND_REQUESTS, "reason": "unknown_type", "messages": 3}],
+    "not_sent": {},
+    "refusals": {},
+    "silent_servers": [],
+    "in_doubt": 0,
+    "seconds": 1,
+}
+
+
+async def test_a_dialog_whose_action_runs_stays_until_it_is_done(tab: Tab, scene: Scene) -> None:
+    """Neither Cancel nor Escape, pressed as often as one likes, looks like the end of what goes on."""
+    page, release = tab.page, asyncio.Event()
+
+    async def start(route: Route) -> None:
+        await release.wait()
+        await route.fulfill(status=202, json={"verb": "redrive", "operation": None, "running": True})
+
+    await page.route("**/api/redrives/plan", lambda route: route.fulfill(json=_PLAN))
+    await page.route("**/api/redrives", start)
+    await tab.open_view(f"#/letters/{scene.letter.place}")
+    await tab.sign_in(OPERATOR, "maria")
+    await tab.click("Redrive this message …")
+    await tab.press("Show the plan")
+    await page.locator("dialog").get_by_label("Reason").fill("to see what happens")
+    async with page.expect_request("**/api/redrives"):
+        await tab.press("Redrive 3 messages")
+    for _ in range(3):
+        await page.keyboard.press("Escape")
+    assert await page.locator("dialog").is_visible()
+    assert await page.locator("dialog").get_by_role("button", name="Cancel").is_disabled()
+    release.set()
+    await page.locator("dialog").wait_for(state="detached")
+    await tab.wait_for_text("Recorded operations")
+    await page.unroute_all()
 
 
 async def test_the_view_of_lag_says_as_of_when_it_is_while_kafka_is_silent(

@@ -86,15 +86,18 @@ class OperationRunner:
         """Start a planned redrive and return its operation, for JSON. A plan starts once.
 
         Raises:
-            RefusedError: when the plan is unknown or empty, or another redrive is running.
+            RefusedError: when the plan is unknown or empty, or another redrive is running; after the latter the plan
+                can be started as before.
             MissingRightsError: when the console's user lacks rights on Kafka; the plan can be started then as before.
             KafkaError: when the cluster cannot be asked for them.
 
         """
         await check_rights(self.settings, _RIGHTS_OF[redrive.VERB])
-        planned = self._plans.pop(name, None)
-        if planned is None:
+        if name not in self._plans:
             raise RefusedError("this plan was started already, or has been discarded: plan again")
+        if redrive.VERB in self._running:
+            raise _busy(redrive.VERB)
+        planned = self._plans.pop(name)
         return await self._start_redrive(planned, operator)
 
     async def resume(self, settings: Settings, operation: Operation, operator: Operator) -> dict[str, Any]:
@@ -178,7 +181,7 @@ class OperationRunner:
     async def _start(self, verb: str, operator: Operator, stop: asyncio.Event, run: _OperationRun) -> dict[str, Any]:
         if verb in self._running:
             run.close()
-            raise RefusedError(f"another {verb} is running here: wait for it, or stop it")
+            raise _busy(verb)
         task = asyncio.create_task(run)
         self._running[verb] = _RunningOperation(operator, stop, task)
         task.add_done_callback(lambda done: self._finish(verb, done))
@@ -243,3 +246,7 @@ class OperationRunner:
         for running in operations:
             running.stop.set()
         await asyncio.gather(*(running.task for running in operations), return_exceptions=True)
+
+
+def _busy(verb: str) -> RefusedError:
+    return RefusedError(f"another {verb} is running here: wait for it, or stop it")

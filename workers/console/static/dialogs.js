@@ -38,12 +38,22 @@ function labelledField(label, input, hint) {
   return h("div", { class: "field" }, h("label", { for: id }, label), input, hint && h("p", { class: "quiet", id: `${id}-hint` }, hint));
 }
 
-/** Runs a form's action and closes the dialog; after an error, the dialog stays open and shows the error. */
-function onSubmit(form, dialog, problem, run) {
+/**
+ * Runs a form's action and closes the dialog; after an error, the dialog stays open and shows the error. While the action runs
+ * the dialog cannot be closed, as the action would go on; `harmless`: it can, as the action changes nothing.
+ */
+function onSubmit(form, dialog, problem, run, { harmless = false } = {}) {
+  const buttons = form.querySelectorAll(harmless ? "[type=submit]" : ".buttons button");
+  const setBusy = (isBusy) => {
+    for (const button of buttons) button.disabled = isBusy;
+    if (isBusy && !harmless) dialog.setAttribute("closedby", "none");
+    else dialog.removeAttribute("closedby");
+  };
+  // For browsers that do not know `closedby`; alone it is not enough: a second Escape closes a dialog that refused the first.
+  dialog.addEventListener("cancel", (event) => { if (dialog.hasAttribute("closedby")) event.preventDefault(); });
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    const button = form.querySelector("[type=submit]");
-    button.disabled = true;
+    setBusy(true);
     problem.textContent = "";
     try {
       await run();
@@ -51,7 +61,7 @@ function onSubmit(form, dialog, problem, run) {
     } catch (error) {
       problem.textContent = error.message;
     } finally {
-      button.disabled = false;
+      setBusy(false);
     }
   });
 }
@@ -124,7 +134,7 @@ export async function redriveDeadLetters(selection, description) {
   onSubmit(form, dialog, problem, async () => {
     const options = { rate: Number(rate.value), again: again.checked, anyway: anyway.checked };
     plan = await post("/api/redrives/plan", { selection, options });
-  });
+  }, { harmless: true });
   await new Promise((resolve) => dialog.addEventListener("close", resolve));
   return plan === null ? null : confirmRedrive(plan);
 }
