@@ -201,6 +201,34 @@ async def test_the_view_of_lag_says_as_of_when_it_is_while_kafka_is_silent(
         await coloured.first.wait_for()
 
 
+_ALERTS: Final = """() => {
+    window.alerts = 0;
+    new MutationObserver((changes) => {
+        window.alerts += changes.flatMap((each) => [...each.addedNodes]).filter((node) => node.role === "alert").length;
+    }).observe(document.querySelector("main"), { childList: true, subtree: true });
+}"""
+
+
+async def test_a_view_that_loads_again_keeps_the_focus_and_says_an_error_once(tab: Tab) -> None:
+    """Details that somebody opens with the keyboard, and an alert that a screen reader would repeat every 2 s."""
+    page = tab.page
+    await tab.open_view("#/lag")
+    summary = page.locator("summary", has_text="What each status means")
+    await summary.focus()
+    await page.evaluate("document.activeElement.isOfBefore = true")
+    await page.wait_for_function("document.activeElement.isOfBefore !== true", timeout=10_000)
+    assert await summary.evaluate("each => each === document.activeElement")
+    await page.evaluate(_ALERTS)
+    failed = {"error": {"code": "unavailable", "text": "Kafka cannot be reached"}}
+    await page.route("**/api/lag", lambda route: route.fulfill(status=503, json=failed))
+    await tab.wait_for_text("Kafka cannot be reached")
+    for _ in range(2):
+        async with page.expect_response("**/api/lag"):
+            pass
+    assert 1 == await page.evaluate("window.alerts")
+    await page.unroute_all()
+
+
 # The time of a sample's outcomes as the page writes it, and whether the sample itself was taken later.
 _TIMES = """fetch("/api/overview").then((answer) => answer.json()).then(({ at, outcomes }) => [
     new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" })

@@ -5,7 +5,7 @@ import { sparkline } from "../chart.js";
 import { facts, formatCode, h, link, section, show, status, table } from "../dom.js";
 import { count, number, seconds, time } from "../format.js";
 import { subscribe } from "../live.js";
-import { errorCard, loadingLine } from "../loading.js";
+import { loadingLine, showError } from "../loading.js";
 
 export const groupPath = (name) => `#/lag?${new URLSearchParams({ group: name })}`;
 
@@ -29,10 +29,11 @@ export function showLag({ body, parameters, signal }) {
     busy = true;
     try {
       const found = await get("/api/lag", { group: chosen }, signal);
-      show(problem, found.error ? errorCard(new Error(found.error), null) : null);
+      if (found.error) showError(problem, new Error(found.error), null);
+      else show(problem);
       if (found.at) show(content, groupsSection(found, chosen), chosenSections(found, chosen), statusesSection(found.statuses));
     } catch (error) {
-      if (error.name !== "AbortError") show(problem, errorCard(error, load));
+      if (error.name !== "AbortError") showError(problem, error, load);
     } finally {
       busy = false;
     }
