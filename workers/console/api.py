@@ -27,7 +27,7 @@ from workers.ops.books.balance_history import read_balance_history
 from workers.ops.books.shards import by_account
 from workers.ops.books.statement import statement_of
 from workers.ops.dead_letters.pages import count_newest
-from workers.ops.dead_letters.report import report_dead_letter, report_dead_letters
+from workers.ops.dead_letters.report import DeadLetterReport, report_dead_letter, report_dead_letters
 from workers.ops.operations import Operation, list_operations, read_operation
 from workers.ops.topics.inventory import read_inventory
 from workers.ops.topics.newest_records import read_newest
@@ -144,7 +144,7 @@ class Api:
                 "letters": [letter_row_json(letter, history) for letter, history in report.letters],
                 "next": parameters.older_than_text(report.next),
                 "searched_to": report.searched_to,
-                "silent": report.silent,
+                **_silence_json(report),
                 "topics": INPUT_TOPICS,
                 "reasons": list(DeadLetterReason),
             }
@@ -162,7 +162,7 @@ class Api:
         partition, offset = _require_number(request, "partition"), _require_number(request, "offset")
         async with self.limiter.slot(_TOPIC_SCAN_LIMITS) as settings:
             report = await report_dead_letter(settings, partition, offset, replace(_LETTER_BUDGET))
-        return json_response(letter_json(*report.letters[0]) | {"silent": report.silent})
+        return json_response(letter_json(*report.letters[0]) | _silence_json(report))
 
     async def operations(self, request: web.Request) -> web.Response:
         """Answer with the recorded operations, newest first."""
@@ -233,6 +233,11 @@ class Api:
         async with self.limiter.slot(_TOPIC_SCAN_LIMITS) as settings:
             found = await read_newest(settings, topic, last, partition, offset)
         return json_response({"topic": topic, "records": [record_json(each) for each in found]})
+
+
+def _silence_json(report: DeadLetterReport) -> dict[str, Any]:
+    """Return why no history could be read, and which of several servers did not answer."""
+    return {"silent": report.silent, "silent_servers": [str(each) for each in report.silent_servers]}
 
 
 def _require_account(request: web.Request) -> str:

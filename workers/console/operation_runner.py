@@ -18,7 +18,7 @@ from workers.console.resumption import REBUILD_VERBS, parse_rebuild, parse_redri
 from workers.ops.books.shards import naming_server
 from workers.ops.dead_letters import redrive
 from workers.ops.dead_letters.letters import LetterFilter
-from workers.ops.dead_letters.redrive_plan import RedriveOptions, RedrivePlan, plan_redrive
+from workers.ops.dead_letters.redrive_plan import REFUSALS, RedriveOptions, RedrivePlan, plan_redrive
 from workers.ops.operations import OngoingOperation, Operation, OperationStatus, Operator, RefusedError
 from workers.ops.replay import reemit, reemit_plan, rewind_target
 from workers.ops.replay.rebuild import rebuild
@@ -69,7 +69,7 @@ class OperationRunner:
     )  # by verb: one operation of a verb runs at a time
 
     async def plan(self, settings: Settings, selection: LetterFilter, options: RedriveOptions) -> dict[str, Any]:
-        """Return the plan of a redrive, for JSON, with the name that starts the plan.
+        """Return the plan of a redrive, for JSON: its name, what is not sent and why, and servers that did not answer.
 
         Raises:
             NotSetUpError, CatalogueError, KafkaError, OSError, asyncpg.PostgresError: as `plan_redrive` does.
@@ -80,7 +80,11 @@ class OperationRunner:
         self._plans[name] = PlannedRedrive(selection, options, plan)
         while len(self._plans) > _MAX_PLANS:
             self._plans.popitem(last=False)
-        return {"plan": name, **plan.summary()}
+        more = {
+            "refusals": {why: REFUSALS[why] for why in plan.refused},
+            "silent_servers": [str(each) for each in plan.silent],
+        }
+        return {"plan": name, **plan.summary(), **more}
 
     async def redrive(self, name: str, operator: Operator) -> dict[str, Any]:
         """Start a planned redrive and return its operation, for JSON. A plan starts once.

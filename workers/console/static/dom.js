@@ -92,6 +92,11 @@ export function status(kind, text) {
   return h("span", { class: `status ${kind}` }, h("span", { "aria-hidden": "true" }, shapes[kind] ?? "○"), ` ${text}`);
 }
 
+/** Returns a card that names servers that did not answer; nothing where all did. */
+export function silentServers(errors = []) {
+  return errors.length > 0 && h("p", { class: "card" }, status("warning", "Incomplete"), ` What only these servers know is missing: ${errors.join("; ")}`);
+}
+
 /** Returns a section with its heading. */
 export function section(title, ...children) {
   const id = `s-${title.toLowerCase().replace(/[^a-z]+/g, "-")}`;
