@@ -122,7 +122,8 @@ async def test_a_slow_answer_takes_no_newer_ones_place(tab: Tab, scene: Scene) -
     await reading.wait_for()
     release.set()
     await done.wait()
-    await page.wait_for_timeout(300)  # for the page to take it
+    async with page.expect_response(re.compile(r"/api/account\?")):  # the next: the page has taken what came before
+        pass
     assert await reading.is_visible()
     await page.unroute_all()
 

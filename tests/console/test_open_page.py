@@ -113,7 +113,7 @@ async def test_a_hidden_page_asks_nothing_and_is_of_now_when_it_is_shown_again(t
     await tab.open_view("#/topics")
     await tab.wait_for_text("Live", "#connection")
     await tab.page.evaluate(_HIDE, arg=True)
-    await tab.page.wait_for_timeout(500)  # for what was asked before to be answered
+    await tab.page.wait_for_load_state("networkidle")
     tab.page.on("request", lambda request: asked.append(request.url))
     await tab.page.wait_for_timeout(5_000)
     assert [] == [url for url in asked if "/api/overview" in url]
@@ -121,9 +121,7 @@ async def test_a_hidden_page_asks_nothing_and_is_of_now_when_it_is_shown_again(t
         await tab.page.evaluate(_HIDE, arg=False)
 
 
-async def test_a_tab_acts_after_another_one_has_signed_in_again(
-    browser: Browser, scene: Scene, address: str
-) -> None:
+async def test_a_tab_acts_after_another_one_has_signed_in_again(browser: Browser, scene: Scene, address: str) -> None:
     """The first press does nothing and says as whom the next one acts."""
     async with open_tab(browser, address) as first:
         await first.open_view("#/operations")

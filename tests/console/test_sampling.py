@@ -16,6 +16,7 @@ from infra.kafka.rights import MissingRightsError, Operation, Resource, Right
 from infra.postgres import Connection, database_address
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS, SEND_RESULTS
+from tests.workers.wire import eventually
 from workers.console import lag_source, system_monitor
 from workers.console.headline import headline
 from workers.console.lag_source import LagSource
@@ -135,19 +136,23 @@ async def test_samples_are_taken_often_while_a_page_asks_for_them(
     monkeypatch.setattr(system_monitor, "_ASKING_SECONDS", 0.5)
     monitor = SystemMonitor(QueryLimiter(settings), {})
     sampling = asyncio.create_task(monitor.run())
-    await asyncio.sleep(0.2)
-    unviewed = taken
-    monitor.note_view()
-    await asyncio.sleep(0.2)
-    viewed = taken
-    await asyncio.sleep(0.6)
-    left = taken
-    await asyncio.sleep(0.3)
-    sampling.cancel()
+    before = -1
 
-    assert 1 == unviewed
-    assert 3 <= viewed
-    assert left == taken
+    async def reaches(number: int) -> bool:
+        return taken >= number
+
+    async def stays() -> bool:
+        nonlocal before
+        same, before = before == taken, taken
+        await asyncio.sleep(0.3)
+        return same
+
+    await eventually(lambda: reaches(1), "the first sample")
+    assert 1 == taken
+    monitor.note_view()
+    await eventually(lambda: reaches(4), "samples while a page asks")
+    await eventually(stays, "no more samples")
+    sampling.cancel()
 
 
 async def test_dead_letters_that_cannot_be_read_are_not_taken_for_none(

@@ -116,9 +116,7 @@ async def statement_of(
     balance = await balance_of(connection, account_id, as_of)
     rows = await connection.fetch(_LINES, account_id, balance.as_of, last)
     count = len(rows) if last is None else await connection.fetchval(_COUNT, account_id, balance.as_of)
-    return Statement(
-        **_members(balance), lines=tuple(StatementLine(**row) for row in reversed(rows)), line_count=count
-    )
+    return Statement(**_members(balance), lines=tuple(StatementLine(**row) for row in reversed(rows)), line_count=count)
 
 
 read_statement: Final = by_account(statement_of)
