@@ -1,9 +1,12 @@
 """The console's charts in a real browser, and the data of an account's balance over time."""
 
+import asyncio
 import re
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 import pytest
+from playwright.async_api import Route
 
 from schemas.catalogue import SEND_REQUESTS
 from tests.console.browser import NARROW, Tab
@@ -68,6 +71,77 @@ async def test_an_accounts_balance_is_read_at_each_change(tab: Tab, scene: Scene
     await tab.set_window(NARROW, "dark")
     assert [] == await tab.accessibility_violations()
     assert 0 == await tab.overflow()
+
+
+async def _hold(route: Route, until: asyncio.Event) -> None:
+    """Let an answer wait."""
+    await until.wait()
+    await route.continue_()
+
+
+async def test_a_range_that_is_chosen_while_another_is_loaded_is_shown_next(tab: Tab) -> None:
+    """The answer about the range of before is nothing that anybody still wants."""
+    page, release = tab.page, asyncio.Event()
+    await page.route(re.compile(r"/api/history\?range=15m"), lambda route: _hold(route, release))
+    async with page.expect_request(lambda asked: "range=15m" in asked.url):
+        await tab.open_view("#/")
+    await page.get_by_role("radio", name="6 h", exact=True).check()
+    async with page.expect_response(lambda answer: "range=6h" in answer.url, timeout=5_000):
+        release.set()
+    await page.unroute_all()
+    await page.evaluate("localStorage.clear()")
+
+
+_BALANCE: Final = re.compile(r"/api/account/balance")
+
+
+async def _answer_balance(route: Route, credits_: int) -> None:
+    """Answer with a chart of one balance."""
+    answer = await (await route.fetch()).json()
+    points = [point | {"balance": credits_} for point in answer["points"]]
+    await route.fulfill(json=answer | {"points": points})
+
+
+async def test_a_slow_answer_takes_no_newer_ones_place(tab: Tab, scene: Scene) -> None:
+    """The chart is of the range that was chosen last, whichever answer came last."""
+    page, release, done = tab.page, asyncio.Event(), asyncio.Event()
+
+    async def answer(route: Route) -> None:
+        if "days=90" not in route.request.url:
+            await _answer_balance(route, 7)
+            return
+        await release.wait()
+        await _answer_balance(route, 9)
+        done.set()
+
+    await page.route(_BALANCE, answer)
+    async with page.expect_request(_BALANCE):
+        await tab.open_view(f"#/account?id={scene.account}")
+    await page.get_by_role("radio", name="30 days").check()
+    reading = page.locator("figure .reading", has_text="7 credits")
+    await reading.wait_for()
+    release.set()
+    await done.wait()
+    async with page.expect_response(re.compile(r"/api/account\?")):  # the next: the page has taken what came before
+        pass
+    assert await reading.is_visible()
+    await page.unroute_all()
+
+
+async def test_a_balance_that_changes_without_a_line_changes_its_chart(tab: Tab, scene: Scene) -> None:
+    """A lot that ends by time has no line until a tick books it: figure and chart are of one moment all the same."""
+    page = tab.page
+
+    async def answer(route: Route) -> None:
+        found = await (await route.fetch()).json()
+        await route.fulfill(json=found | {"balance": 1})
+
+    await tab.open_view(f"#/account?id={scene.account}")
+    await page.get_by_role("slider", name="Balance over time").wait_for()
+    async with page.expect_request(_BALANCE, timeout=15_000):
+        await page.route(re.compile(r"/api/account\?"), answer)
+    await tab.wait_for_text("1 credit")
+    await page.unroute_all()
 
 
 async def test_a_lots_life_and_its_amount_are_two_bars(tab: Tab, scene: Scene) -> None:

@@ -1,7 +1,10 @@
 """The list of dead letters in a real browser: its pages, its accounts and errors, and what is selected of it."""
 
 from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -10,9 +13,10 @@ from schemas.catalogue import SEND_REQUESTS
 from tests.console.browser import Tab
 from tests.console.scene import LETTERS, OPERATOR, Scene
 from tests.workers.wire import eventually, publish, send
-from workers.console import api
+from workers.console import api, operation_runner
 from workers.console.parameters import older_than_text, parse_filter, parse_older
 from workers.console.problems import BadRequestError
+from workers.ops.books.shards import ServerError
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.pages import list_dead_letters
 from workers.ops.operations import list_operations
@@ -148,3 +152,37 @@ def test_a_selection_that_names_no_dead_letters_is_refused(places: object) -> No
     with pytest.raises(BadRequestError, match="places: expected"):
         parse_filter({"places": places})
     assert frozenset({(0, 1), (2, 30)}) == parse_filter({"places": ["0/1", "2/30"]}).places
+
+
+async def test_a_server_whose_answers_are_missing_is_named_wherever_they_are(
+    tab: Tab, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several servers one may be away: what it would have told is not taken for nothing."""
+    gone = (ServerError(scene.settings, OSError("it has gone")),)
+
+    def without(ask: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def asked(*given: Any, **more: Any) -> Any:
+            return replace(await ask(*given, **more), silent_servers=gone)
+
+        return asked
+
+    plan_redrive = operation_runner.plan_redrive
+
+    async def plan(*given: Any) -> Any:
+        return replace(await plan_redrive(*given), silent=gone)
+
+    for name in ("report_dead_letters", "report_dead_letter", "trace"):
+        monkeypatch.setattr(api, name, without(getattr(api, name)))
+    monkeypatch.setattr(operation_runner, "plan_redrive", plan)
+    refused = f"#/letters?account={scene.refused}"
+    for path in (refused, f"#/letters/{scene.letter.place}", f"#/request?id={scene.request}"):
+        await tab.open_view(path)
+        await tab.wait_for_text("What only these servers know is missing: Postgres at ")
+        assert "it has gone" in await tab.read_text()
+    await tab.open_view(refused)
+    await tab.sign_in(OPERATOR, "maria")
+    await tab.click("messages …")
+    await tab.press("Show the plan")
+    await tab.wait_for_text("it has gone", "dialog")
+    assert "it would become a dead letter again with this version and plan catalogue" in await tab.read_text("dialog")
+    await tab.press("Close")

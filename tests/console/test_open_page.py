@@ -1,14 +1,18 @@
 """A page that stays open: while the console starts again, while its reader selects text, or while a server refuses."""
 
+import asyncio
+from typing import Final
+
 import pytest
-from playwright.async_api import Browser
+from playwright.async_api import Browser, Route
 from pydantic import SecretStr
 
 from schemas.catalogue import SEND_REQUESTS
 from tests.conftest import Connect
 from tests.console.browser import Tab, open_tab
-from tests.console.scene import READER, Scene, serve_test_console
+from tests.console.scene import OPERATOR, READER, Scene, serve_test_console
 from tests.workers.wire import eventually, publish, send
+from workers.console.lag_source import LagSource
 from workers.ops.books import balance_history
 
 pytestmark = pytest.mark.timeout(90)
@@ -80,6 +84,147 @@ async def test_a_balance_chart_that_is_cut_says_when_it_ends(
     told = tab.page.locator("main p", has_text="more lines than the chart reads")
     assert 1 == await told.locator("time").count()
     assert "object" not in await told.inner_text()
+
+
+async def test_more_tabs_than_a_browser_has_connections_are_all_live(
+    browser: Browser, scene: Scene, address: str
+) -> None:
+    """A browser opens six to a host, for all its tabs together: none of them may keep one."""
+    async with open_tab(browser, address) as first:
+        tabs = [first, *[Tab(await first.page.context.new_page(), address) for _ in range(7)]]
+        for tab in tabs:
+            await tab.open_view(f"#/account?id={scene.account}")
+            await tab.wait_for_text("2 credits")
+        for tab in tabs:
+            await tab.wait_for_text("Live", "#connection")
+        await tabs[0].open_view("#/topics")
+        await tabs[0].wait_for_text("inmail.send-requests")
+
+
+_HIDE = """(hidden) => {
+    Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+async def test_a_hidden_page_asks_nothing_and_is_of_now_when_it_is_shown_again(tab: Tab) -> None:
+    """Tabs that somebody left open in the background keep no console busy."""
+    asked: list[str] = []
+    await tab.open_view("#/topics")
+    await tab.wait_for_text("Live", "#connection")
+    await tab.page.evaluate(_HIDE, arg=True)
+    await tab.page.wait_for_load_state("networkidle")
+    tab.page.on("request", lambda request: asked.append(request.url))
+    await tab.page.wait_for_timeout(5_000)
+    assert [] == [url for url in asked if "/api/overview" in url]
+    async with tab.page.expect_response(lambda answer: "/api/overview" in answer.url, timeout=1_500):
+        await tab.page.evaluate(_HIDE, arg=False)
+
+
+async def test_a_tab_acts_after_another_one_has_signed_in_again(browser: Browser, scene: Scene, address: str) -> None:
+    """The first press does nothing and says as whom the next one acts."""
+    async with open_tab(browser, address) as first:
+        await first.open_view("#/operations")
+        await first.sign_in(OPERATOR, "maria")
+        second = Tab(await first.page.context.new_page(), address)
+        await second.open_view(f"#/letters/{scene.letter.place}")
+        await second.wait_for_text("maria", "#identity")
+        await first.click("Sign out")
+        await first.sign_in(OPERATOR, "otto")
+        await second.click("Redrive this message …")
+        await second.press("Show the plan")
+        await second.wait_for_text("Press again to act as otto", "dialog")
+        assert "otto" in await second.read_text("#identity")
+        await second.press("Show the plan")
+        await second.page.get_by_role("heading", name="Nothing to send").wait_for()
+
+
+_PLAN: Final = {
+    "plan": "a-plan",
+    "messages": 3,
+    "by_topic_and_reason": [{"topic": SEND_REQUESTS, "reason": "unknown_type", "messages": 3}],
+    "not_sent": {},
+    "refusals": {},
+    "silent_servers": [],
+    "in_doubt": 0,
+    "seconds": 1,
+}
+
+
+async def test_a_dialog_whose_action_runs_stays_until_it_is_done(tab: Tab, scene: Scene) -> None:
+    """Neither Cancel nor Escape, pressed as often as one likes, looks like the end of what goes on."""
+    page, release = tab.page, asyncio.Event()
+
+    async def start(route: Route) -> None:
+        await release.wait()
+        await route.fulfill(status=202, json={"verb": "redrive", "operation": None, "running": True})
+
+    await page.route("**/api/redrives/plan", lambda route: route.fulfill(json=_PLAN))
+    await page.route("**/api/redrives", start)
+    await tab.open_view(f"#/letters/{scene.letter.place}")
+    await tab.sign_in(OPERATOR, "maria")
+    await tab.click("Redrive this message …")
+    await tab.press("Show the plan")
+    await page.locator("dialog").get_by_label("Reason").fill("to see what happens")
+    async with page.expect_request("**/api/redrives"):
+        await tab.press("Redrive 3 messages")
+    for _ in range(3):
+        await page.keyboard.press("Escape")
+    assert await page.locator("dialog").is_visible()
+    assert await page.locator("dialog").get_by_role("button", name="Cancel").is_disabled()
+    release.set()
+    await page.locator("dialog").wait_for(state="detached")
+    await tab.wait_for_text("Recorded operations")
+    await page.unroute_all()
+
+
+async def test_the_view_of_lag_says_as_of_when_it_is_while_kafka_is_silent(
+    browser: Browser, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No group on it is green or red then; once Kafka answers, the colours are back."""
+
+    async def hang(_: LagSource) -> None:
+        raise TimeoutError
+
+    async with serve_test_console(scene.settings) as address, open_tab(browser, address) as tab:
+        await tab.open_view("#/lag")
+        await tab.wait_for_text("STOPPED")
+        groups = tab.page.locator("section", has=tab.page.get_by_role("heading", name="Groups of the cluster"))
+        coloured = groups.locator(".status:not(.unknown)")
+        assert 0 != await coloured.count()
+        with monkeypatch.context() as patched:
+            patched.setattr(LagSource, "refresh", hang)
+            await tab.wait_for_text("how the groups stand now is not known")
+            assert 0 == await coloured.count()
+        await coloured.first.wait_for()
+
+
+_ALERTS: Final = """() => {
+    window.alerts = 0;
+    new MutationObserver((changes) => {
+        window.alerts += changes.flatMap((each) => [...each.addedNodes]).filter((node) => node.role === "alert").length;
+    }).observe(document.querySelector("main"), { childList: true, subtree: true });
+}"""
+
+
+async def test_a_view_that_loads_again_keeps_the_focus_and_says_an_error_once(tab: Tab) -> None:
+    """Details that somebody opens with the keyboard, and an alert that a screen reader would repeat every 2 s."""
+    page = tab.page
+    await tab.open_view("#/lag")
+    summary = page.locator("summary", has_text="What each status means")
+    await summary.focus()
+    await page.evaluate("document.activeElement.isOfBefore = true")
+    await page.wait_for_function("document.activeElement.isOfBefore !== true", timeout=10_000)
+    assert await summary.evaluate("each => each === document.activeElement")
+    await page.evaluate(_ALERTS)
+    failed = {"error": {"code": "unavailable", "text": "Kafka cannot be reached"}}
+    await page.route("**/api/lag", lambda route: route.fulfill(status=503, json=failed))
+    await tab.wait_for_text("Kafka cannot be reached")
+    for _ in range(2):
+        async with page.expect_response("**/api/lag"):
+            pass
+    assert 1 == await page.evaluate("window.alerts")
+    await page.unroute_all()
 
 
 # The time of a sample's outcomes as the page writes it, and whether the sample itself was taken later.

@@ -1,5 +1,6 @@
 """Requests of operations, parsed from their records, to continue in the console or by a command line."""
 
+import asyncio
 import shlex
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,10 +11,12 @@ import typer.main
 
 from infra.settings import load_settings
 from workers.cli import app
-from workers.console.operation_runner import OperationRunner
+from workers.console import operation_runner
+from workers.console.operation_runner import OperationRunner, PlannedRedrive, _RunningOperation
 from workers.console.resumption import parse_rebuild, parse_redrive, parse_reemit, parse_rewind, resume_command
-from workers.ops.dead_letters.redrive_plan import RedriveOptions
-from workers.ops.operations import Operation, RefusedError
+from workers.ops.dead_letters.letters import LetterFilter
+from workers.ops.dead_letters.redrive_plan import RedriveOptions, RedrivePlan
+from workers.ops.operations import OngoingOperation, Operation, Operator, RefusedError
 from workers.ops.replay.rebuild_plan import RebuildRequest
 from workers.ops.replay.rewind_plan import RewindOptions
 from workers.ops.replay.rewind_target import RewindTarget, TargetKind
@@ -128,3 +131,25 @@ def test_an_unknown_record_cannot_continue() -> None:
     for kept in (operation({}, {}, "mend"), operation({}, {}, "rewind"), operation({}, {}, "replay rebuild")):
         assert resume_command(SETTINGS, kept) is None
         assert not OperationRunner(SETTINGS).can_resume(kept)
+
+
+async def test_a_plan_that_another_redrive_held_up_can_be_started_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever presses again is told of the other redrive again, and not that the plan was started."""
+
+    async def allow(*_: object) -> None: ...
+
+    async def run() -> OngoingOperation:
+        await asyncio.Event().wait()
+        raise AssertionError("it only has to be there")
+
+    monkeypatch.setattr(operation_runner, "check_rights", allow)
+    runner, me = OperationRunner(SETTINGS), Operator("me", "it's so")
+    runner._plans["mine"] = PlannedRedrive(LetterFilter(), RedriveOptions(), RedrivePlan(1.0, places={(0, 1, None)}))
+    task = asyncio.create_task(run())
+    runner._running["redrive"] = _RunningOperation(me, asyncio.Event(), task)
+    for _ in range(2):
+        with pytest.raises(RefusedError, match="another redrive is running here"):
+            await runner.redrive("mine", me)
+    task.cancel()
+
+    assert ["mine"] == list(runner._plans)

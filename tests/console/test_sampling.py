@@ -16,12 +16,15 @@ from infra.kafka.rights import MissingRightsError, Operation, Resource, Right
 from infra.postgres import Connection, database_address
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS, SEND_RESULTS
-from workers.console import lag_source
+from tests.workers.wire import eventually
+from workers.console import lag_source, system_monitor
+from workers.console.headline import headline
+from workers.console.lag_source import LagSource
 from workers.console.ledger_sample import LedgerSample
 from workers.console.problems import is_silence
 from workers.console.published_marks import PublishedMarks
 from workers.console.query_limiter import QueryLimiter
-from workers.console.result_tail import Results, _count
+from workers.console.result_tail import Results, ResultTail, _count
 from workers.console.server import serve_console
 from workers.console.system_monitor import SystemMonitor
 from workers.ops.books.shards import ServerError
@@ -116,6 +119,101 @@ async def test_a_group_that_the_console_may_not_see_hides_no_other(
         hidden = [each for each in groups if each["group"] == "inmail-billing"]
         assert [("NOT KNOWN", "unknown", None)] == [(each["status"], each["kind"], each["records"]) for each in hidden]
     assert [("inmail-billing", [])] == [(each["group"], each["partitions"]) for each in lag["shown"]]
+
+
+async def test_samples_are_taken_often_while_a_page_asks_for_them(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first page that asks has one at once; after the last one has closed, a sample comes every 15 s again."""
+    taken = 0
+
+    async def take(_: SystemMonitor) -> None:
+        nonlocal taken
+        taken += 1
+
+    monkeypatch.setattr(SystemMonitor, "take_sample", take)
+    monkeypatch.setattr(system_monitor, "VIEWED_SECONDS", 0.05)
+    monkeypatch.setattr(system_monitor, "_ASKING_SECONDS", 0.5)
+    monitor = SystemMonitor(QueryLimiter(settings), {})
+    sampling = asyncio.create_task(monitor.run())
+    before = -1
+
+    async def reaches(number: int) -> bool:
+        return taken >= number
+
+    async def stays() -> bool:
+        nonlocal before
+        same, before = before == taken, taken
+        await asyncio.sleep(0.3)
+        return same
+
+    await eventually(lambda: reaches(1), "the first sample")
+    assert 1 == taken
+    monitor.note_view()
+    await eventually(lambda: reaches(4), "samples while a page asks")
+    await eventually(stays, "no more samples")
+    sampling.cancel()
+
+
+async def test_dead_letters_that_cannot_be_read_are_not_taken_for_none(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka answers about lag, and refuses to let the console read them: nothing is known to be well."""
+    await apply_topics(settings, await plan_topics(settings))
+    monitor = SystemMonitor(QueryLimiter(settings), {})
+    with monkeypatch.context() as patched:
+        patched.setattr(ResultTail, "read", _refuse_letters)
+        await monitor.take_sample()
+    refused = {part.name: part for part in monitor.overview_json()["health"]}
+    await monitor.take_sample()
+    after = [part.name for part in monitor.overview_json()["health"]]
+    await monitor.close()
+
+    part = refused["Dead letters"]
+    assert ("unknown", "not counted") == (part.status, part.cause)
+    assert part.text.startswith("not counted: ")
+    assert "Dead letters are not counted" == headline([part])["title"]
+    assert ("ok", False) == (refused["Kafka"].status, "Dead letters" in after)
+
+
+async def test_lag_of_before_kafka_fell_silent_is_no_lag_of_now(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The statuses stay to be read, with their time; none of them, of a group or a partition, is well or unwell."""
+
+    async def hang(_: LagSource) -> None:
+        raise TimeoutError
+
+    await apply_topics(settings, await plan_topics(settings))
+    monitor = SystemMonitor(QueryLimiter(settings), {})
+    await monitor.take_sample()
+    before = monitor.lag_json()
+    monkeypatch.setattr(LagSource, "refresh", hang)
+    await monitor.take_sample()
+    after = monitor.lag_json()
+    await monitor.close()
+
+    assert (False, True) == (before["is_stale"], after["is_stale"])
+    assert before["at"] == after["at"]
+    assert _statuses(before) == _statuses(after)
+    assert "unknown" not in _kinds(before)
+    assert {"unknown"} == _kinds(after)
+
+
+def _rows(lag: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*lag["groups"], *lag["shown"], *(each for group in lag["shown"] for each in group["partitions"])]
+
+
+def _statuses(lag: dict[str, Any]) -> list[str]:
+    return [each["status"] for each in _rows(lag)]
+
+
+def _kinds(lag: dict[str, Any]) -> set[str]:
+    return {each["kind"] for each in _rows(lag)}
+
+
+async def _refuse_letters(_: ResultTail) -> Results:
+    raise TopicAuthorizationFailedError(DEAD_LETTERS)
 
 
 async def test_one_question_about_locks_serves_a_sample(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

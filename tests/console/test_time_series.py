@@ -47,6 +47,17 @@ def test_a_bucket_has_the_rate_of_its_samples_and_their_largest_lag() -> None:
     assert [int(NOW.timestamp()), int(NOW.timestamp()) + 5] == series["times"]
 
 
+def test_a_rate_is_exact_enough_to_be_told_a_minute() -> None:
+    """One dead letter in a bucket of a minute is one a minute, and one in 24 h is not none."""
+    history = TimeSeries()
+    history.add(Observation(NOW, {Family.DEAD_LETTERS: 60.0}, {Family.DEAD_LETTERS: {"not_json": 1}}))
+    day = {Family.DEAD_LETTERS: 86_400.0}
+    history.add(Observation(NOW + timedelta(minutes=1), day, {Family.DEAD_LETTERS: {"not_json": 1}}))
+
+    series = history.series(TimeRange.HOURS_6, NOW + timedelta(minutes=2))["rates"][Family.DEAD_LETTERS]["not_json"]
+    assert [pytest.approx(1, rel=1e-3), pytest.approx(1 / 1440, rel=0.05)] == [60 * each for each in series]
+
+
 def test_a_family_that_was_not_read_is_unknown_and_not_zero() -> None:
     """A code that did not occur is zero a second; without a reading of results every code is unknown."""
     history = TimeSeries()

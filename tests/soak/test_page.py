@@ -78,7 +78,7 @@ def test_a_broken_promise_is_named() -> None:
 
 def test_pages_that_are_not_answered_break_a_promise_above_a_share_and_errors_of_a_server_always() -> None:
     """A page that somebody waited for once too long does not; an API that answers nothing does."""
-    one, many = ["api/v1/accounts/member-000001/balance: TimeoutError()"], ["console/api/live: it ended"] * 2
+    one, many = ["api/v1/accounts/member-000001/balance: TimeoutError()"], ["console/api/overview: TimeoutError()"] * 2
 
     assert failures(_run(failed_visits=one)) == []
     assert ["2 of 1000 visits to pages failed"] == [

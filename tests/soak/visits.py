@@ -13,7 +13,6 @@ __all__ = ["Visits"]
 
 _SCRAPE_SECONDS: Final = 15.0
 _READ_SECONDS: Final = 0.5
-_PAGE_SECONDS: Final = 60.0  # that a page stays open
 _SILENT_SECONDS: Final = 15.0  # without a part of an answer
 _NOT_YET: Final = 404  # of an account: nothing is booked for it so far
 
@@ -21,8 +20,8 @@ _NOT_YET: Final = 404  # of an account: nothing is booked for it so far
 class Visits:
     """Visits until cancelled, and notes what failed.
 
-    Failed are an answer with another status than the page has, none from a process that is never restarted, and a live
-    stream that ended before its page did. Statuses of 500 and more are noted apart.
+    Failed are an answer with another status than the page has, and none from a process that is never restarted.
+    Statuses of 500 and more are noted apart.
     """
 
     def __init__(self, ports: Mapping[str, int], accounts: list[str]) -> None:
@@ -34,12 +33,11 @@ class Visits:
         self._dice = Random(3)  # noqa: S311 - a workload
 
     async def run(self) -> None:
-        """Scrape, watch and read."""
+        """Scrape and read."""
         timeout = aiohttp.ClientTimeout(total=20, sock_read=_SILENT_SECONDS)
         async with aiohttp.ClientSession(timeout=timeout) as client, asyncio.TaskGroup() as visits:
             visits.create_task(self._scrape(client))
             visits.create_task(self._read(client))
-            visits.create_task(self._watch(client))
 
     async def _get(self, client: aiohttp.ClientSession, name: str, path: str, *, may_be_missing: bool = False) -> None:
         self.asked += 1
@@ -72,29 +70,6 @@ class Visits:
             await self._get(client, "api", f"/v1/accounts/{account}/balance", may_be_missing=True)
             await self._get(client, "api", f"/v1/accounts/{account}/statement?limit=50", may_be_missing=True)
             await self._get(client, "console", f"/api/account?account={account}", may_be_missing=True)
+            await self._get(client, "console", "/api/overview")
             await self._get(client, "console", "/api/history")
             await asyncio.sleep(_READ_SECONDS)
-
-    async def _watch(self, client: aiohttp.ClientSession) -> None:
-        """Open the console's live stream again and again, as pages do that stay open for a while."""
-        while True:
-            if not await self._hold_open(client, "console", "/api/live"):
-                await asyncio.sleep(_READ_SECONDS)
-
-    async def _hold_open(self, client: aiohttp.ClientSession, name: str, path: str) -> bool:
-        """Follow a stream for a page's life; tell whether it lasted so long, and note what else it did."""
-        self.asked += 1
-        timeout = aiohttp.ClientTimeout(total=None, sock_read=_SILENT_SECONDS)
-        page = asyncio.timeout(_PAGE_SECONDS)
-        try:
-            async with page, client.get(self._url(name, path), timeout=timeout) as stream:
-                self._note(name, path, stream.status)
-                async for _ in stream.content:
-                    pass
-        except (aiohttp.ClientError, TimeoutError) as error:
-            if page.expired():
-                return True
-            self.failures.append(f"{name}{path}: lost, {error!r}")
-        else:
-            self.failures.append(f"{name}{path}: it ended")
-        return False

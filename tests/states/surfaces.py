@@ -27,6 +27,7 @@ SURFACES: Final = (COMMAND, ENDPOINT, METRICS, READYZ, LOG, CONSOLE, ALERTS)
 FIRING: Final = {"page": "firing", "ticket": "firing as a ticket"}
 
 _PERIOD_SECONDS: Final = 1.0
+_PAGE_PERIOD_SECONDS: Final = 2.0  # as an open page
 _COMMAND_PERIOD_SECONDS: Final = 3.0  # it is a process of its own each time
 _TIMEOUT_SECONDS: Final = 3.0
 _METRICS: Final = (
@@ -69,7 +70,7 @@ class Surfaces:
                 for surface, asker in askers.items():
                     group.create_task(self._again(surface, asker, _PERIOD_SECONDS))
                 group.create_task(self._again(COMMAND, self._command, _COMMAND_PERIOD_SECONDS))
-                group.create_task(self._console())
+                group.create_task(self._again(CONSOLE, self._console, _PAGE_PERIOD_SECONDS))
         finally:
             await self._client.close()
         raise AssertionError("they go on until cancelled")
@@ -151,19 +152,10 @@ class Surfaces:
                     self._logged.setdefault(f"{worker} {event}", Word("logged", said))
         return dict(self._logged)
 
-    async def _console(self) -> NoReturn:
-        """Follow what an open page follows: its live stream, without an end."""
-        url = f"http://127.0.0.1:{self._members.ports['console']}/api/live"
-        timeout = aiohttp.ClientTimeout(total=None, sock_read=30)
-        while True:
-            try:
-                async with self._client.get(url, timeout=timeout) as answer:
-                    async for line in answer.content:
-                        if line.startswith(b"data: "):
-                            self._timeline.note(CONSOLE, self._overview(json.loads(line[6:])))
-            except (aiohttp.ClientError, TimeoutError, ValueError):
-                self._timeline.note(CONSOLE, {"console": _SILENT})
-            await asyncio.sleep(_PERIOD_SECONDS)
+    async def _console(self) -> Words:
+        """Ask what an open page asks."""
+        status, text = await self._get("console", "/api/overview")
+        return self._overview(json.loads(text)) if status == 200 else {"console": _SILENT}
 
     def _overview(self, seen: Mapping[str, Any]) -> Words:
         found = {

@@ -47,8 +47,8 @@ its log says `failed to fetch offsets from broker`, `EOF`), and does not know th
 
 `inmail lag --json` is run again and again, each time as an observer that has seen nothing before; its own start is in
 its time. `/lag` and `/metrics` are asked each second: the latter of the lag's observer and of the workers. The log is
-that of the workers. The console's right word is its headline, what the page says first, in its live stream: it looks
-every 2 s, `lag --serve` every 5 s, Prometheus every 5 s. Numbers in a headline are N here.
+that of the workers. The console's right word is its headline, what the page says first: it looks
+every 2 s, and is asked as often, `lag --serve` every 5 s, Prometheus every 5 s. Numbers in a headline are N here.
 
 ## From the cause to the right word, in seconds
 

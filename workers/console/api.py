@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
@@ -23,9 +24,10 @@ from workers.console.system_monitor import SystemMonitor
 from workers.console.time_series import TimeRange
 from workers.ops.books.account_search import search_accounts
 from workers.ops.books.balance_history import read_balance_history
-from workers.ops.books.statement import read_statement
+from workers.ops.books.shards import by_account
+from workers.ops.books.statement import statement_of
 from workers.ops.dead_letters.pages import count_newest
-from workers.ops.dead_letters.report import report_dead_letter, report_dead_letters
+from workers.ops.dead_letters.report import DeadLetterReport, report_dead_letter, report_dead_letters
 from workers.ops.operations import Operation, list_operations, read_operation
 from workers.ops.topics.inventory import read_inventory
 from workers.ops.topics.newest_records import read_newest
@@ -38,12 +40,14 @@ __all__ = ["Api", "RequestHandler", "json_response"]
 
 _MAX_LETTERS: Final = 200
 _LETTER_BUDGET: Final = ReadBudget(5_000, 16 * 1024 * 1024)  # of one page: half a second where nothing matches
-_MAX_LINES: Final = 500
+_MAX_LINES: Final = 500  # of an account that may have 100,000s: no more are read, nor get a reason
 _MAX_ACCOUNTS: Final = 20
 _MAX_RECORDS: Final = 25
 _MAX_REQUESTS: Final = 20
 _SEARCHED_RECORDS: Final = 20_000  # records of each partition; the command can search more
 _TOPIC_SCAN_LIMITS: Final = 2.0  # query time limits: these queries read whole topics
+
+_read_newest_lines: Final = by_account(partial(statement_of, last=_MAX_LINES))
 
 RequestHandler = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -81,7 +85,8 @@ class Api:
         }
 
     async def overview(self, _: web.Request) -> web.Response:
-        """Answer with the last sample, as in the live stream."""
+        """Answer with the last sample. An open page asks for it every 2 s."""
+        self.monitor.note_view()
         return json_response(self.monitor.overview_json())
 
     async def lag(self, request: web.Request) -> web.Response:
@@ -100,11 +105,11 @@ class Api:
         """Answer with an account's lots and the newest lines of its statement."""
         account = _require_account(request)
         async with self.limiter.slot() as settings:
-            statement = await read_statement(settings, account, parameters.parse_instant(request.query, "as_of"))
+            statement = await _read_newest_lines(settings, account, parameters.parse_instant(request.query, "as_of"))
         facts = statement.summary()
         lines = facts.pop("lines")
         assert isinstance(lines, list)  # noqa: S101 - a statement's summary has a list
-        return json_response(facts | {"line_count": len(lines), "lines": lines[: -_MAX_LINES - 1 : -1]})
+        return json_response(facts | {"line_count": statement.line_count, "lines": lines[::-1]})
 
     async def balance(self, request: web.Request) -> web.Response:
         """Answer with an account's balance over time, and with what changed it."""
@@ -139,7 +144,7 @@ class Api:
                 "letters": [letter_row_json(letter, history) for letter, history in report.letters],
                 "next": parameters.older_than_text(report.next),
                 "searched_to": report.searched_to,
-                "silent": report.silent,
+                **_silence_json(report),
                 "topics": INPUT_TOPICS,
                 "reasons": list(DeadLetterReason),
             }
@@ -157,7 +162,7 @@ class Api:
         partition, offset = _require_number(request, "partition"), _require_number(request, "offset")
         async with self.limiter.slot(_TOPIC_SCAN_LIMITS) as settings:
             report = await report_dead_letter(settings, partition, offset, replace(_LETTER_BUDGET))
-        return json_response(letter_json(*report.letters[0]) | {"silent": report.silent})
+        return json_response(letter_json(*report.letters[0]) | _silence_json(report))
 
     async def operations(self, request: web.Request) -> web.Response:
         """Answer with the recorded operations, newest first."""
@@ -228,6 +233,11 @@ class Api:
         async with self.limiter.slot(_TOPIC_SCAN_LIMITS) as settings:
             found = await read_newest(settings, topic, last, partition, offset)
         return json_response({"topic": topic, "records": [record_json(each) for each in found]})
+
+
+def _silence_json(report: DeadLetterReport) -> dict[str, Any]:
+    """Return why no history could be read, and which of several servers did not answer."""
+    return {"silent": report.silent, "silent_servers": [str(each) for each in report.silent_servers]}
 
 
 def _require_account(request: web.Request) -> str:

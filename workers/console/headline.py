@@ -47,6 +47,7 @@ CAUSES: Final[Mapping[str, str]] = {
     "not allowed": "{part} does not let this console see all groups",
     "not known": "{part} cannot be judged",
     "not checked": "{part} could not be checked",
+    "not counted": "{part} are not counted",
 }
 _RANKS: Final[Mapping[str, int]] = {cause: place for place, cause in enumerate(CAUSES)}
 _KINDS: Final[Mapping[str, int]] = {FAILED: 0, "warning": 1, UNKNOWN: 2}

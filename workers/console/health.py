@@ -126,16 +126,21 @@ def lock_part(locks: Sequence[LockHolder], lag: Sequence[GroupLag]) -> SystemPar
     return SystemPart("Postgres", kind, cause, worst.text + more, worst.do, title=f"{who} in Postgres holds {what}")
 
 
-def dead_letters_part(reasons: Mapping[str, float], first_at: datetime | None, minutes: int) -> SystemPart | None:
-    """Return the trouble of dead letters that came in the last minutes; None where none came.
+def dead_letters_part(
+    reasons: Mapping[str, float], first_at: datetime | None, minutes: int, problem: str | None = None
+) -> SystemPart | None:
+    """Return the trouble of dead letters that came in the last minutes; None where none came, as far as they are read.
 
     Args:
         reasons: how many came, by reason.
         first_at: when the first of them came.
         minutes: in how many minutes.
+        problem: why they cannot be read now; None where they can.
 
     """
     count = round(sum(reasons.values()))
+    if not count and problem is not None:  # what nobody can read is not known to be none
+        return SystemPart("Dead letters", UNKNOWN, "not counted", f"not counted: {problem}")
     if not count:
         return None
     many = count >= MANY_DEAD_LETTERS

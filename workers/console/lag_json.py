@@ -23,19 +23,29 @@ _MAX_CHANGES: Final = 5  # of a partition
 _MAX_OTHER_GROUPS: Final = 20  # in the overview, in addition to ours
 
 
-def group_json(group: GroupLag) -> dict[str, Any]:
-    """Return a group's totals, and the status, reason and advice of its worst partition."""
+def group_json(group: GroupLag, *, is_stale: bool = False) -> dict[str, Any]:
+    """Return a group's totals, and the status, reason and advice of its worst partition.
+
+    Args:
+        group: the group.
+        is_stale: Kafka has not answered since: how the group stands is not known, only how it stood.
+
+    """
     worst, advice = group.worst, ADVICE[group.status]
     ours = TOPIC_OF_GROUP.get(group.group) == group.topic
     totals = {name: value for name, value in group.summary().items() if name != "partitions"}
     return totals | {
         "ours": ours,
-        "kind": advice.kind,
+        "kind": _kind(group.status, is_stale=is_stale),
         "do": start_advice(group.topic) if ours and group.status is Status.STOPPED else advice.do,
         "partition": worst.partition if worst else None,
         "since": worst.since if worst else None,
         "owner": _owner_text(worst) if worst else None,
     }
+
+
+def _kind(status: Status, *, is_stale: bool) -> str:
+    return "unknown" if is_stale else ADVICE[status].kind
 
 
 def hidden_json(source: LagSource) -> list[dict[str, Any]]:
@@ -66,7 +76,7 @@ def overview_json(source: LagSource, *, is_stale: bool = False) -> dict[str, Any
 
     Args:
         source: the lag.
-        is_stale: Kafka has not answered since: how the groups stand is not known, only how they stood.
+        is_stale: as of `group_json`.
 
     """
     others = [group for group in source.groups if group.group not in TOPIC_OF_GROUP]
@@ -79,7 +89,7 @@ def overview_json(source: LagSource, *, is_stale: bool = False) -> dict[str, Any
     return {
         "at": source.refreshed_at,
         "groups": [
-            *(group_json(group) | ({"kind": "unknown"} if is_stale else {}) for group in shown),
+            *(group_json(group, is_stale=is_stale) for group in shown),
             *hidden_json(source),
         ],
         "worst": None if is_stale else worst_group_json(source.worker_groups),
@@ -89,10 +99,11 @@ def overview_json(source: LagSource, *, is_stale: bool = False) -> dict[str, Any
     }
 
 
-def partitions_json(source: LagSource, chosen: Collection[str]) -> list[dict[str, Any]]:
-    """Return the chosen groups with their partitions and the partitions' history."""
+def partitions_json(source: LagSource, chosen: Collection[str], *, is_stale: bool = False) -> list[dict[str, Any]]:
+    """Return the chosen groups with their partitions and the partitions' history; `is_stale` as of `group_json`."""
     shown = [
-        group_json(group) | {"partitions": [_partition_json(source, each) for each in _worst_partitions(group)]}
+        group_json(group, is_stale=is_stale)
+        | {"partitions": [_partition_json(source, each, is_stale=is_stale) for each in _worst_partitions(group)]}
         for group in source.groups
         if group.group in chosen
     ]
@@ -104,7 +115,7 @@ def _worst_partitions(group: GroupLag) -> list[PartitionLag]:
     return sorted(worst_first[:_MAX_PARTITIONS], key=lambda each: each.partition)
 
 
-def _partition_json(source: LagSource, each: PartitionLag) -> dict[str, Any]:
+def _partition_json(source: LagSource, each: PartitionLag, *, is_stale: bool) -> dict[str, Any]:
     key = (each.group, each.topic, each.partition)
     return {
         "partition": each.partition,
@@ -113,7 +124,7 @@ def _partition_json(source: LagSource, each: PartitionLag) -> dict[str, Any]:
         "records": each.records,
         "seconds": each.seconds,
         "status": each.status,
-        "kind": ADVICE[each.status].kind,
+        "kind": _kind(each.status, is_stale=is_stale),
         "reason": each.reason,
         "since": each.since,
         "eta_seconds": each.eta_seconds,

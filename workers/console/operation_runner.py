@@ -18,7 +18,7 @@ from workers.console.resumption import REBUILD_VERBS, parse_rebuild, parse_redri
 from workers.ops.books.shards import naming_server
 from workers.ops.dead_letters import redrive
 from workers.ops.dead_letters.letters import LetterFilter
-from workers.ops.dead_letters.redrive_plan import RedriveOptions, RedrivePlan, plan_redrive
+from workers.ops.dead_letters.redrive_plan import REFUSALS, RedriveOptions, RedrivePlan, plan_redrive
 from workers.ops.operations import OngoingOperation, Operation, OperationStatus, Operator, RefusedError
 from workers.ops.replay import reemit, reemit_plan, rewind_target
 from workers.ops.replay.rebuild import rebuild
@@ -69,7 +69,7 @@ class OperationRunner:
     )  # by verb: one operation of a verb runs at a time
 
     async def plan(self, settings: Settings, selection: LetterFilter, options: RedriveOptions) -> dict[str, Any]:
-        """Return the plan of a redrive, for JSON, with the name that starts the plan.
+        """Return the plan of a redrive, for JSON: its name, what is not sent and why, and servers that did not answer.
 
         Raises:
             NotSetUpError, CatalogueError, KafkaError, OSError, asyncpg.PostgresError: as `plan_redrive` does.
@@ -80,21 +80,28 @@ class OperationRunner:
         self._plans[name] = PlannedRedrive(selection, options, plan)
         while len(self._plans) > _MAX_PLANS:
             self._plans.popitem(last=False)
-        return {"plan": name, **plan.summary()}
+        more = {
+            "refusals": {why: REFUSALS[why] for why in plan.refused},
+            "silent_servers": [str(each) for each in plan.silent],
+        }
+        return {"plan": name, **plan.summary(), **more}
 
     async def redrive(self, name: str, operator: Operator) -> dict[str, Any]:
         """Start a planned redrive and return its operation, for JSON. A plan starts once.
 
         Raises:
-            RefusedError: when the plan is unknown or empty, or another redrive is running.
+            RefusedError: when the plan is unknown or empty, or another redrive is running; after the latter the plan
+                can be started as before.
             MissingRightsError: when the console's user lacks rights on Kafka; the plan can be started then as before.
             KafkaError: when the cluster cannot be asked for them.
 
         """
         await check_rights(self.settings, _RIGHTS_OF[redrive.VERB])
-        planned = self._plans.pop(name, None)
-        if planned is None:
+        if name not in self._plans:
             raise RefusedError("this plan was started already, or has been discarded: plan again")
+        if redrive.VERB in self._running:
+            raise _busy(redrive.VERB)
+        planned = self._plans.pop(name)
         return await self._start_redrive(planned, operator)
 
     async def resume(self, settings: Settings, operation: Operation, operator: Operator) -> dict[str, Any]:
@@ -178,7 +185,7 @@ class OperationRunner:
     async def _start(self, verb: str, operator: Operator, stop: asyncio.Event, run: _OperationRun) -> dict[str, Any]:
         if verb in self._running:
             run.close()
-            raise RefusedError(f"another {verb} is running here: wait for it, or stop it")
+            raise _busy(verb)
         task = asyncio.create_task(run)
         self._running[verb] = _RunningOperation(operator, stop, task)
         task.add_done_callback(lambda done: self._finish(verb, done))
@@ -243,3 +250,7 @@ class OperationRunner:
         for running in operations:
             running.stop.set()
         await asyncio.gather(*(running.task for running in operations), return_exceptions=True)
+
+
+def _busy(verb: str) -> RefusedError:
+    return RefusedError(f"another {verb} is running here: wait for it, or stop it")

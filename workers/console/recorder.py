@@ -38,7 +38,7 @@ class Recorder:
         self._file = _history_file(limiter.settings)
         self._measures_time = limiter.settings.topic_record_time is RecordTime.APPEND
         self._problem: str | None = None  # why nothing is kept
-        self._results_problem: str | None = None
+        self.results_problem: str | None = None  # why the result topics could not be read at the last attempt
         self._results_at: float | None = None  # monotonic: when they were last read
         self._saved_at = monotonic()
         self._history = TimeSeries()
@@ -49,16 +49,15 @@ class Recorder:
     async def read_results(self) -> tuple[Results, float] | None:
         """Return the results since the last reading, and the seconds that they cover; None where nothing is to be told.
 
-        What cannot be read leaves a gap in the series, and counts with the next reading: the sample of lag names the
-        server that does not answer.
+        What cannot be read leaves a gap in the series, and counts with the next reading; `results_problem` says why.
         """
         try:
             async with self._limiter.sample_slot():
                 results = await self._tail.read()
         except KNOWN as error:
-            self._results_problem = explain(error, self._limiter.settings)[2]
+            self.results_problem = explain(error, self._limiter.settings)[2]
             return None
-        self._results_problem = None
+        self.results_problem = None
         before, self._results_at = self._results_at, monotonic()
         return None if results is None or before is None else (results, self._results_at - before)
 
@@ -110,7 +109,7 @@ class Recorder:
 
         Where records carry their producers' times, neither the age of an unread record nor its latency is known.
         """
-        problems = [each for each in (self._results_problem, self._problem) if each is not None]
+        problems = [each for each in (self.results_problem, self._problem) if each is not None]
         series = self._history.series(range_, utc_now())
         if not self._measures_time:
             series |= {"lag_seconds": {}, "latency_seconds": {}}

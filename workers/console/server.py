@@ -17,7 +17,6 @@ from workers.console.actions import Actions
 from workers.console.api import Api
 from workers.console.guard import add_security_headers, build_guards
 from workers.console.health import probe_addresses
-from workers.console.live_streams import LiveStreams
 from workers.console.local_workers import WorkerControl
 from workers.console.operation_runner import OperationRunner
 from workers.console.problems import error_middleware
@@ -51,10 +50,8 @@ async def serve_console(
     access = load_access(settings)
     limiter, runner = QueryLimiter(settings), OperationRunner(settings)
     monitor = SystemMonitor(limiter, probe_addresses(settings), control)
-    live = LiveStreams(monitor)
-    application = _build_application(
-        limiter, access, Api(limiter, monitor, runner), Actions(access, limiter, runner, control), live
-    )
+    actions = Actions(access, limiter, runner, control)
+    application = _build_application(limiter, access, Api(limiter, monitor, runner), actions)
     web_runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
     await web_runner.setup()
     owner = asyncio.current_task()
@@ -84,22 +81,18 @@ def _end_context(owner: asyncio.Task[Any], _: asyncio.Task[None]) -> None:
     owner.cancel()
 
 
-def _build_application(
-    limiter: QueryLimiter, access: Access, api: Api, actions: Actions, live: LiveStreams
-) -> web.Application:
+def _build_application(limiter: QueryLimiter, access: Access, api: Api, actions: Actions) -> web.Application:
     names = (name.strip().lower() for name in limiter.settings.console_hosts.split(","))
     application = web.Application(
         middlewares=[error_middleware(limiter), *build_guards(access, frozenset(filter(None, names)))]
     )
     application.on_response_prepare.append(add_security_headers)
-    application.on_shutdown.append(live.close)
     application.add_routes([web.get(path, handler) for path, handler in api.routes().items()])
     application.add_routes([web.post(path, handler) for path, handler in actions.routes().items()])
     application.add_routes(
         [
             web.get("/api/session", actions.session),
             web.delete("/api/session", actions.sign_out),
-            web.get("/api/live", live.stream),
             web.get("/", _serve_page),
             web.static("/static", STATIC),
         ]

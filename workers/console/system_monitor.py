@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import Any, Final, NamedTuple, TypeVar
 
 from infra.clock import utc_now
+from infra.first_of import wait_for_event
 from infra.postgres import database_address
 from infra.settings import Settings
 from workers.console import health
@@ -28,6 +30,7 @@ __all__ = ["SystemMonitor"]
 
 VIEWED_SECONDS: Final = 2.0
 UNVIEWED_SECONDS: Final = 15.0
+_ASKING_SECONDS: Final = 5.0  # an open page asks every 2 s
 _LETTER_MINUTES: Final = 5  # for which dead letters count as news
 
 _NAMES: Final = {"kafka": "Kafka", "postgres": "Postgres"}
@@ -54,13 +57,12 @@ class SystemMonitor:
         self.flow = Flow()
         self.recorder = Recorder(limiter)
         self._books = BooksCheck(limiter)
-        self.viewers = 0
+        self._asked_at: float | None = None  # monotonic: when a page last asked for the sample
         self._failures: dict[str, _Failure] = {}  # by server
         self._refusals = Refusals(limiter)
         self._health: dict[str, health.SystemPart] = {}
         self._troubles: dict[str, dict[str, Any]] = {}  # by server
         self._at: datetime | None = None
-        self._sampled = asyncio.Event()
         self._requested = asyncio.Event()
 
     async def run(self) -> None:
@@ -68,17 +70,16 @@ class SystemMonitor:
         while True:
             await self.take_sample()
             self._requested.clear()
-            pause = VIEWED_SECONDS if self.viewers else UNVIEWED_SECONDS
-            await asyncio.wait([waiting := asyncio.ensure_future(self._requested.wait())], timeout=pause)
-            waiting.cancel()
+            await wait_for_event(self._requested, VIEWED_SECONDS if self._is_viewed() else UNVIEWED_SECONDS)
 
-    def request_sample(self) -> None:
-        """Take the next sample now, for a page that was just opened."""
-        self._requested.set()
+    def note_view(self) -> None:
+        """Take samples often, as long as pages ask for them, and the next one now for the first page that does."""
+        if not self._is_viewed():
+            self._requested.set()
+        self._asked_at = monotonic()
 
-    async def wait_for_sample(self) -> None:
-        """Wait until the next sample is taken."""
-        await self._sampled.wait()
+    def _is_viewed(self) -> bool:
+        return self._asked_at is not None and monotonic() - self._asked_at < _ASKING_SECONDS
 
     async def take_sample(self) -> None:
         """Take one sample. The data of a server that does not answer stays as it was, with the error."""
@@ -100,15 +101,16 @@ class SystemMonitor:
         workers = with_processes(self._worker_parts(by_process(probes, processes)), processes)
         since = self._at - timedelta(minutes=_LETTER_MINUTES)
         letters = health.dead_letters_part(
-            self.recorder.dead_letters(since), self.recorder.first_dead_letter_at(since), _LETTER_MINUTES
+            self.recorder.dead_letters(since),
+            self.recorder.first_dead_letter_at(since),
+            _LETTER_MINUTES,
+            self.recorder.results_problem,
         )
         others = [part for part in (letters, self._books.part()) if part is not None]
         found = [*self._server_parts(), *workers, *others]
         parts = health.add_since(found, self._health, self._at)
         self._health = {part.name: part for part in parts}
         self._troubles = {server: self._trouble(server) for server in _NAMES if server in self._failures}
-        sampled, self._sampled = self._sampled, asyncio.Event()
-        sampled.set()
 
     async def close(self) -> None:
         """Close the clients, and keep the time series."""
@@ -197,10 +199,12 @@ class SystemMonitor:
 
         """
         failure, refusal = self._failures.get("kafka"), self.lag.refusal
+        is_stale = failure is not None
         return {
             "at": self.lag.refreshed_at,
             "error": failure.text if failure is not None else str(refusal) if refusal is not None else None,
-            "groups": [*(group_json(group) for group in self.lag.groups), *hidden_json(self.lag)],
-            "shown": partitions_json(self.lag, chosen or TOPIC_OF_GROUP),
+            "is_stale": is_stale,
+            "groups": [*(group_json(group, is_stale=is_stale) for group in self.lag.groups), *hidden_json(self.lag)],
+            "shown": partitions_json(self.lag, chosen or TOPIC_OF_GROUP, is_stale=is_stale),
             "statuses": [{"status": status, **advice._asdict()} for status, advice in ADVICE.items()],
         }

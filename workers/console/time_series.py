@@ -142,7 +142,7 @@ class TimeSeries:
             "bucket_seconds": range_.bucket_seconds,
             "times": [each.start for each in buckets],
             "rates": {
-                family: {name: [_rounded(each.rate(family, name)) for each in buckets] for name in names}
+                family: {name: [_rounded(each.rate(family, name), 6) for each in buckets] for name in names}
                 for family, names in families.items()
             },
             "lag_seconds": _gauges([each.lag_seconds for each in buckets]),
@@ -167,8 +167,9 @@ def _gauges(found: list[dict[str, float]]) -> dict[str, list[float | None]]:
     return {name: [_rounded(each.get(name)) for each in found] for name in names}
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
+def _rounded(value: float | None, digits: int = 3) -> float | None:
+    """Return a value with so many decimals. A rate has more: one dead letter an hour is 0.0003 a second."""
+    return None if value is None else round(value, digits)
 
 
 def latency_class(seconds: float) -> int:

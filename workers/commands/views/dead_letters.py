@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from pydantic_core import to_json
 from rich.text import Text
@@ -11,7 +11,7 @@ from infra.terminal import console, create_table, format_instant, show_table
 from workers.commands.views.styles import BAD, DIM, GOOD, WARN, format_count
 from workers.ops.dead_letters.history import LetterHistory
 from workers.ops.dead_letters.letters import DeadLetter, escape_unprintable, readable_text
-from workers.ops.dead_letters.redrive_plan import REFUSALS, RedrivePlan
+from workers.ops.dead_letters.redrive_plan import ANSWERED, REDRIVEN, REFUSALS, REFUSED_AGAIN, RedrivePlan
 from workers.ops.dead_letters.report import DeadLetterReport
 from workers.ops.operations import OngoingOperation, Operation, OperationStatus
 
@@ -137,6 +137,21 @@ def history_sentences(history: LetterHistory | None) -> list[str]:
     return lines or ["none yet"]
 
 
+# What the command's options do about a message that is not sent.
+_OPTIONS: Final = {
+    REDRIVEN: "--again sends it once more",
+    ANSWERED: "--again sends it once more",
+    REFUSED_AGAIN: "--anyway sends it",
+}
+
+
+def _unsent_line(why: str, count: int) -> Text:
+    text = REFUSALS.get(why, why)
+    if why in _OPTIONS:
+        text = f"{text} ({_OPTIONS[why]})"
+    return Text.assemble((f"{format_count(count, 'message')} not sent: ", WARN), text)
+
+
 _ERRORS = 3  # shown of those of which messages would become dead letters again
 
 
@@ -147,7 +162,7 @@ def show_redrive_plan(plan: RedrivePlan) -> None:
         rows = [(topic, reason, f"{count:,}") for (topic, reason), count in sorted(plan.letters.items())]
         out.print(create_table(["to topic", "reason", "messages"], rows, "messages"))
     for why, count in sorted(plan.refused.items()):
-        out.print(Text.assemble((f"{format_count(count, 'message')} not sent: ", WARN), REFUSALS[why]), soft_wrap=True)
+        out.print(_unsent_line(why, count), soft_wrap=True)
     for error, count in plan.errors.most_common(_ERRORS):
         out.print(f"  {count:,} of them: {error}", soft_wrap=True, markup=False)
     if (others := len(plan.errors) - _ERRORS) > 0:
@@ -167,8 +182,7 @@ def show_redrive_result(done: OngoingOperation, left: int) -> None:
     out = console()
     out.print(Text(f"{format_count(done.result['sent'], 'message')} redriven: operation {done.number}", style=GOOD))
     for why, count in sorted(done.result["not_sent"].items()):
-        text = f"{REFUSALS.get(why, why)}"
-        out.print(Text.assemble((f"{format_count(count, 'message')} not sent: ", WARN), text), soft_wrap=True)
+        out.print(_unsent_line(why, count), soft_wrap=True)
     if left:
         hint = "run the same command to continue" if done.stopped else "removed by retention meanwhile"
         out.print(Text.assemble((f"{format_count(left, 'message')} left: ", WARN), hint))

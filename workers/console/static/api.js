@@ -27,6 +27,11 @@ async function request(path, options = {}) {
   if (response.ok && body !== null) return body;
   const error = body?.error ?? { code: "mistake", text: `The console failed (status ${response.status}): see its log.` };
   if (response.status === 401 && error.code === "sign_in" && session.role !== "nobody") await refreshSession();
+  if (error.code === "no_csrf_token") {
+    // Another tab has signed in anew, perhaps as somebody else: not sent again unasked.
+    const { actor } = await refreshSession();
+    throw new ApiError(error.code, `Nothing was done: this browser was signed in again in another tab, as ${actor}. Press again to act as ${actor}.`, response.status);
+  }
   throw new ApiError(error.code, error.text, response.status);
 }
 

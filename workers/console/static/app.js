@@ -106,8 +106,8 @@ async function start() {
   showSearchField();
   setInterval(showZone, 1000);
   window.addEventListener("hashchange", () => {
-    // An open dialog belongs to the previous view.
-    for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
+    // An open dialog belongs to the previous view; one whose action runs closes by itself.
+    for (const dialog of document.querySelectorAll("dialog[open]:not([closedby])")) dialog.close();
     showView();
   });
   for (;;) {

@@ -1,17 +1,8 @@
 // Dialogs for signing in and for confirming actions. They are native, so they keep the focus and close with Escape.
 
 import { currentSession, isOperator, post, signIn } from "./api.js";
-import { announce, facts, h } from "./dom.js";
+import { announce, facts, h, silentServers } from "./dom.js";
 import { count, number, seconds, words } from "./format.js";
-
-const REFUSALS = {
-  unreadable: "not written by the workers, so the original message is unknown",
-  cut: "too large to be kept in full",
-  nowhere: "the original partition no longer exists, and there is no key",
-  redriven_before: "already redriven",
-  answered: "already answered",
-  refused_again: "this version and plan catalogue would dead-letter it again",
-};
 
 let lastId = 0;
 
@@ -38,12 +29,22 @@ function labelledField(label, input, hint) {
   return h("div", { class: "field" }, h("label", { for: id }, label), input, hint && h("p", { class: "quiet", id: `${id}-hint` }, hint));
 }
 
-/** Runs a form's action and closes the dialog; after an error, the dialog stays open and shows the error. */
-function onSubmit(form, dialog, problem, run) {
+/**
+ * Runs a form's action and closes the dialog; after an error, the dialog stays open and shows the error. While the action runs
+ * the dialog cannot be closed, as the action would go on; `harmless`: it can, as the action changes nothing.
+ */
+function onSubmit(form, dialog, problem, run, { harmless = false } = {}) {
+  const buttons = form.querySelectorAll(harmless ? "[type=submit]" : ".buttons button");
+  const setBusy = (isBusy) => {
+    for (const button of buttons) button.disabled = isBusy;
+    if (isBusy && !harmless) dialog.setAttribute("closedby", "none");
+    else dialog.removeAttribute("closedby");
+  };
+  // For browsers that do not know `closedby`; alone it is not enough: a second Escape closes a dialog that refused the first.
+  dialog.addEventListener("cancel", (event) => { if (dialog.hasAttribute("closedby")) event.preventDefault(); });
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    const button = form.querySelector("[type=submit]");
-    button.disabled = true;
+    setBusy(true);
     problem.textContent = "";
     try {
       await run();
@@ -51,7 +52,7 @@ function onSubmit(form, dialog, problem, run) {
     } catch (error) {
       problem.textContent = error.message;
     } finally {
-      button.disabled = false;
+      setBusy(false);
     }
   });
 }
@@ -124,22 +125,22 @@ export async function redriveDeadLetters(selection, description) {
   onSubmit(form, dialog, problem, async () => {
     const options = { rate: Number(rate.value), again: again.checked, anyway: anyway.checked };
     plan = await post("/api/redrives/plan", { selection, options });
-  });
+  }, { harmless: true });
   await new Promise((resolve) => dialog.addEventListener("close", resolve));
   return plan === null ? null : confirmRedrive(plan);
 }
 
 async function confirmRedrive(plan) {
-  const left = Object.entries(plan.not_sent).map(([why, n]) => h("li", {}, `${count(n, "message")} not sent: ${REFUSALS[why] ?? words(why)}`));
+  const left = Object.entries(plan.not_sent).map(([why, n]) => h("li", {}, `${count(n, "message")} not sent: ${plan.refusals[why]}`));
   const sent = plan.by_topic_and_reason.map((row) => h("li", {}, `${count(row.messages, "message")} to ${row.topic}, dead-lettered for ${words(row.reason)}`));
   if (!plan.messages) {
-    const { dialog } = openDialog("Nothing to send", h("ul", {}, left.length ? left : h("li", {}, "No dead letter matches.")),
+    const { dialog } = openDialog("Nothing to send", silentServers(plan.silent_servers), h("ul", {}, left.length ? left : h("li", {}, "No dead letter matches.")),
       h("div", { class: "buttons" }, h("button", { type: "button", class: "primary", on: { click: () => dialog.close() } }, "Close")));
     return null;
   }
   const reason = reasonInput();
   const form = h("form", {}, facts(["Messages", number(plan.messages)], ["Takes about", seconds(plan.seconds)], ["In doubt", plan.in_doubt ? number(plan.in_doubt) : null]),
-    h("ul", {}, sent, left), labelledField("Reason", reason, "Recorded with the operation and your name."),
+    silentServers(plan.silent_servers), h("ul", {}, sent, left), labelledField("Reason", reason, "Recorded with the operation and your name."),
     buttonRow(`Redrive ${count(plan.messages, "message")}`, () => dialog.close()));
   const { dialog, problem } = openDialog("Redrive these messages?", form);
   return new Promise((resolve) => {

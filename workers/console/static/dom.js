@@ -46,15 +46,21 @@ export function openOnSubmit(view, form) {
 export function show(container, ...nodes) {
   const selection = document.getSelection();
   if (selection && !selection.isCollapsed && container.contains(selection.anchorNode)) return false;
-  const focused = container.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+  const focused = container.contains(document.activeElement) ? focusKey(document.activeElement) : undefined;
   const scrolled = [...container.querySelectorAll(".scroll")].map((each) => each.scrollLeft);
   const open = new Set([...container.querySelectorAll("details[open]")].map((each) => each.dataset.key));
   container.replaceChildren(...nodes.flat(Infinity).filter((node) => node instanceof Node || typeof node === "string"));
   [...container.querySelectorAll(".scroll")].forEach((each, index) => { each.scrollLeft = scrolled[index] ?? 0; });
   for (const each of container.querySelectorAll("details")) if (open.has(each.dataset.key)) each.open = true;
-  if (focused !== undefined) container.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+  if (focused !== undefined) {
+    const found = container.querySelector(`[data-key="${CSS.escape(focused)}"]`);
+    (found?.matches("details") ? found.querySelector("summary") : found)?.focus({ preventScroll: true });
+  }
   return true;
 }
+
+/** Returns the key of an element that has the focus; a summary has that of its details. */
+const focusKey = (element) => (element.matches("summary") ? element.parentElement : element).dataset.key;
 
 /**
  * Returns a table that scrolls sideways where it is too wide; on a narrow screen each row is a card with the headings as
@@ -84,6 +90,11 @@ export function link(href, text, attributes = {}) {
 export function status(kind, text) {
   const shapes = { ok: "●", warning: "▲", failed: "■", unknown: "○", running: "◆" };
   return h("span", { class: `status ${kind}` }, h("span", { "aria-hidden": "true" }, shapes[kind] ?? "○"), ` ${text}`);
+}
+
+/** Returns a card that names servers that did not answer; nothing where all did. */
+export function silentServers(errors = []) {
+  return errors.length > 0 && h("p", { class: "card" }, status("warning", "Incomplete"), ` What only these servers know is missing: ${errors.join("; ")}`);
 }
 
 /** Returns a section with its heading. */

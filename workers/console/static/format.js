@@ -4,13 +4,14 @@ import { h } from "./dom.js";
 
 const whole = new Intl.NumberFormat("en");
 const fine = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const small = new Intl.NumberFormat("en", { maximumSignificantDigits: 2 });
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 const local = new Intl.DateTimeFormat("en-GB", { day: "2-digit", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const day = new Intl.DateTimeFormat("en-GB", { day: "2-digit", month: "short", year: "numeric" });
 
 export const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
-const isUtc = () => new Date().getTimezoneOffset() === 0;
+const isUtc = (at) => at.getTimezoneOffset() === 0; // of the instant: London has UTC in winter only
 
 export const number = (value) => (value === null || value === undefined ? "–" : whole.format(value));
 
@@ -30,7 +31,7 @@ export function count(value, one, many = `${one}s`) {
 
 export function rate(value, unit = "records/s") {
   if (value === null || value === undefined) return "–";
-  return `${value >= 100 ? whole.format(Math.round(value)) : fine.format(value)} ${unit}`;
+  return `${value >= 100 ? whole.format(Math.round(value)) : value < 1 ? small.format(value) : fine.format(value)} ${unit}`;
 }
 
 export function seconds(value) {
@@ -57,7 +58,7 @@ export const utc = (value) => `${new Date(value).toISOString().slice(0, 19).repl
 export function time(value) {
   if (!value) return "–";
   const at = new Date(value);
-  if (isUtc()) return h("time", { datetime: at.toISOString() }, h("span", {}, `${local.format(at).replace(",", "")} UTC`));
+  if (isUtc(at)) return h("time", { datetime: at.toISOString() }, h("span", {}, `${local.format(at).replace(",", "")} UTC`));
   const inUtc = at.getDate() === at.getUTCDate() ? utc(at).slice(11) : utc(at);
   return h("time", { datetime: at.toISOString() }, h("span", {}, local.format(at).replace(",", "")), " ", h("span", { class: "utc" }, inUtc));
 }

@@ -1,15 +1,18 @@
-// The page's live stream. It reconnects by itself, and shows the age of the data meanwhile.
+// The last sample, which a page that is shown asks for every 2 s, and the age of the page's data.
+//
+// No stream: a browser has six connections to a host, for all its tabs, and a stream would keep one for each of them.
 
-import { ApiError, refreshSession } from "./api.js";
+import { ApiError, get } from "./api.js";
 import { timeOfDay } from "./format.js";
 
+const ASK_MS = 2000;
 const STALE_MS = 13000; // a sample takes 8 s at most, and is followed by the next after 2 s
-const RECONNECT_MS = 4000;
 
-let source = null;
+let timer = null; // null: not signed in
+let isAsking = false;
 let last = null;
-let receivedAt = 0;
-let isOpen = false;
+let receivedAt = 0; // when the last sample came that is another than the one before
+let hasAnswer = false; // to the last question
 let isSignedOut = false;
 let staleText = null; // null: what the page shows is of now
 const listeners = new Set();
@@ -29,45 +32,43 @@ export function onStale(listener) {
   return () => staleListeners.delete(listener);
 }
 
+/** Begins to ask for samples. */
 export function connect() {
-  if (source) source.close();
-  const opened = new EventSource("/api/live");
-  source = opened;
   isSignedOut = false;
-  source.addEventListener("open", () => { isOpen = true; showConnection(); });
-  source.addEventListener("overview", (event) => {
-    last = JSON.parse(event.data);
-    receivedAt = Date.now();
-    isOpen = true;
-    showConnection();
-    for (const listener of listeners) listener(last);
-  });
-  source.addEventListener("error", () => {
-    isOpen = false;
-    showConnection();
-    // A browser does not reconnect after a refusal, so the page does: the console may accept the stream later.
-    if (opened.readyState === EventSource.CLOSED) setTimeout(() => reconnect(opened), RECONNECT_MS);
-  });
+  clearInterval(timer);
+  timer = setInterval(ask, ASK_MS);
+  ask();
 }
 
-/** Connects after a refusal. Asks for the session first: it ended with the console, and then the page asks for the token. */
-async function reconnect(refused) {
-  if (source !== refused) return;
+async function ask() {
+  if (isAsking || timer === null || document.hidden) return;
+  isAsking = true;
   try {
-    const { role } = await refreshSession();
-    if (role !== "nobody" && source === refused) connect();
+    const sample = await get("/api/overview", {}, AbortSignal.timeout(STALE_MS));
+    if (timer !== null) receive(sample);
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    setTimeout(() => reconnect(refused), RECONNECT_MS);
+    hasAnswer = false;
+    showConnection();
+  } finally {
+    isAsking = false;
   }
 }
 
-/** Ends the stream of a page whose session has ended, and drops its last sample. */
+function receive(sample) {
+  hasAnswer = true;
+  if (last === null || sample.at !== last.at) receivedAt = Date.now();
+  last = sample;
+  showConnection();
+  for (const listener of listeners) listener(last);
+}
+
+/** Ends the questions of a page whose session has ended, and drops its last sample. */
 export function disconnect() {
-  source?.close();
-  source = null;
+  clearInterval(timer);
+  timer = null;
   last = null;
-  isOpen = false;
+  hasAnswer = false;
   isSignedOut = true;
   showConnection();
 }
@@ -75,7 +76,7 @@ export function disconnect() {
 function describeConnection() {
   const age = last?.at ? ` · data of ${timeOfDay(last.at)}` : "";
   if (isSignedOut) return ["wait", "Not signed in"];
-  if (!isOpen) return ["lost", `Connection lost${age}`];
+  if (!hasAnswer) return ["lost", `Connection lost${age}`];
   const [trouble] = Object.values(last?.troubles ?? {});
   if (trouble) return ["lost", `${trouble.title}${trouble.at ? ` · data of ${timeOfDay(trouble.at)}` : ""}`];
   if (last && Date.now() - receivedAt > STALE_MS) return ["lost", `No new data${age}`];
@@ -92,7 +93,7 @@ function showConnection() {
 
 /** Turns the colours of the page to grey while nothing on it is of now: no green may stand above what is not known. */
 function showAge() {
-  const isStale = last !== null && (!isOpen || Date.now() - receivedAt > STALE_MS);
+  const isStale = last !== null && (!hasAnswer || Date.now() - receivedAt > STALE_MS);
   const text = isStale ? `Connection lost: data of ${timeOfDay(last.at ?? receivedAt)}` : null;
   document.documentElement.toggleAttribute("data-stale", isStale);
   if (text === staleText) return;
@@ -100,4 +101,6 @@ function showAge() {
   for (const listener of staleListeners) listener(text);
 }
 
-setInterval(showConnection, 2000);
+// A page that is hidden asks nothing, and nobody sees how old it gets.
+setInterval(() => { if (!document.hidden) showConnection(); }, 2000);
+document.addEventListener("visibilitychange", ask);

@@ -34,7 +34,7 @@ export function startLoader(body, signal, path, parameters, draw) {
       if (!quietly) announce("Loaded");
     } catch (error) {
       if (error.name === "AbortError" || signal.aborted) return;
-      show(problem, errorCard(error, () => load(before !== null)));
+      showError(problem, error, () => load(before !== null));
       if (before === null) show(content);
     } finally {
       busy = false;
@@ -53,6 +53,12 @@ export function loadingLine() {
 export function errorCard(error, retry) {
   return h("div", { class: "card problem", role: "alert" }, h("p", {}, formatCode(error.message)),
     retry && h("button", { type: "button", on: { click: retry } }, "Try again"));
+}
+
+/** Shows an error in a container. The same as before stays as it is: a screen reader says each new alert. */
+export function showError(container, error, retry) {
+  const card = errorCard(error, retry);
+  if (!container.firstElementChild?.isEqualNode(card)) show(container, card);
 }
 
 /** Calls `reload` at an interval while the view is shown and the page is visible. */

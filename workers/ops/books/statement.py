@@ -54,7 +54,8 @@ class StatementLine:
 class Statement(Balance):
     """An account's balance at one instant, and the journal rows up to the instant."""
 
-    lines: tuple[StatementLine, ...]
+    lines: tuple[StatementLine, ...]  # all, or the newest
+    line_count: int  # of all
 
     def summary(self) -> dict[str, object]:
         """Return the statement for JSON, each line with its reason."""
@@ -69,8 +70,13 @@ _LINES: Final = f"""
 select {LINE_COLUMNS}
 from journal
 where account = (select account from accounts where account_id = $1) and as_of <= $2
-order by sequence
+order by sequence desc
+limit $3
 """  # noqa: S608 - a constant
+
+_COUNT: Final = """
+select count(*) from journal where account = (select account from accounts where account_id = $1) and as_of <= $2
+"""
 
 _COLUMNS = (
     "account_id",
@@ -92,16 +98,25 @@ _COLUMNS = (
 )
 
 
-async def statement_of(connection: Connection, account_id: str, as_of: datetime | None = None) -> Statement:
-    """Return an account's statement. `balance_of` describes the default of `as_of`.
+async def statement_of(
+    connection: Connection, account_id: str, as_of: datetime | None = None, *, last: int | None = None
+) -> Statement:
+    """Return an account's statement.
+
+    Args:
+        connection: to the ledger's database.
+        account_id: whose statement.
+        as_of: the instant; `balance_of` describes the default.
+        last: how many of the newest lines at most; None: all.
 
     Raises:
         UnknownAccountError: when the ledger has no such account.
 
     """
     balance = await balance_of(connection, account_id, as_of)
-    rows = await connection.fetch(_LINES, account_id, balance.as_of)
-    return Statement(**_members(balance), lines=tuple(StatementLine(**row) for row in rows))
+    rows = await connection.fetch(_LINES, account_id, balance.as_of, last)
+    count = len(rows) if last is None else await connection.fetchval(_COUNT, account_id, balance.as_of)
+    return Statement(**_members(balance), lines=tuple(StatementLine(**row) for row in reversed(rows)), line_count=count)
 
 
 read_statement: Final = by_account(statement_of)

@@ -29,7 +29,18 @@ from workers.ops.dead_letters.server_answers import (
     read_server_redrives,
 )
 
-__all__ = ["RATES", "REFUSALS", "RedriveDecision", "RedriveOptions", "RedrivePlan", "RedrivePlanner", "plan_redrive"]
+__all__ = [
+    "ANSWERED",
+    "RATES",
+    "REDRIVEN",
+    "REFUSALS",
+    "REFUSED_AGAIN",
+    "RedriveDecision",
+    "RedriveOptions",
+    "RedrivePlan",
+    "RedrivePlanner",
+    "plan_redrive",
+]
 
 RATES: Final = (0.01, 5000.0)  # the allowed range, in messages a second
 _BATCH = 500
@@ -47,10 +58,10 @@ REFUSALS: Final = {
     UNREADABLE_LETTER: "not a dead letter written by a worker, so its message is not known",
     CUT: "its message was too large to be kept whole",
     NO_PARTITION: "its partition no longer exists, and without a key no other partition can be chosen",
-    REDRIVEN: "redriven before (--again sends it once more)",
-    ANSWERED: "its request was answered (--again sends it once more)",
+    REDRIVEN: "redriven before",
+    ANSWERED: "its request was answered",
     SILENT_SERVER: "the server that holds its account does not answer, so whether it was answered is not known",
-    REFUSED_AGAIN: "it would become a dead letter again with this version and plan catalogue (--anyway sends it)",
+    REFUSED_AGAIN: "it would become a dead letter again with this version and plan catalogue",
 }
 
 

@@ -26,7 +26,7 @@ export function showAccount({ body, heading, parameters, signal }) {
   const lines = { shown: FIRST_LINES };
   const balance = balanceSection(id, asOf, signal);
   const reload = startLoader(found, signal, "/api/account", { id, as_of: asOf }, (account) => {
-    balance.load(account.lines[0]?.sequence);
+    balance.load(account);
     return draw(account, lines, balance.element);
   });
   if (!asOf) reloadEvery(5, signal, reload);
@@ -49,23 +49,28 @@ function relatedLinks(id) {
 
 const RANGES = [["1", "1 day"], ["30", "30 days"], ["90", "90 days"], ["365", "1 year"], ["", "all"]];
 
-/** Returns the section with the balance over time, and a function that loads it where the account has a new line. */
+/** Returns the section with the balance over time, and a function that loads it where it is another than before. */
 function balanceSection(id, asOf, signal) {
   const content = h("div", {});
   const cursor = { at: null };
-  let known = null;
+  let account = null;
+  let wanted = null; // what the chart shows, or is about to
   let days = "90";
-  const choices = rangeChoice("balance-range", RANGES, days, (value) => { days = value; load(`${known} `); });
+  const choices = rangeChoice("balance-range", RANGES, days, (value) => { days = value; load(account); });
 
-  async function load(sequence) {
-    if (sequence === known) return;
-    known = sequence;
+  async function load(known) {
+    account = known;
+    // The balance too: a lot that starts or ends changes it without a new line.
+    const asked = `${account.lines[0]?.sequence} ${account.balance} ${days}`;
+    if (asked === wanted) return;
+    wanted = asked;
     try {
       const found = await get("/api/account/balance", { id, as_of: asOf, days }, signal);
+      if (asked !== wanted) return; // an answer that took longer than a later one
       const cut = found.cut_at === null ? [] : [h("p", {}, "This account has more lines than the chart reads: it ends at ", time(found.cut_at), ".")];
-      if (!show(content, [...cut, balanceChart(found, cursor)])) known = null; // text is selected: loaded again later
+      if (!show(content, [...cut, balanceChart(found, cursor)])) wanted = null; // text is selected: loaded again later
     } catch (error) {
-      if (error.name !== "AbortError") show(content, errorCard(error, () => load(`${known} `)));
+      if (error.name !== "AbortError" && asked === wanted) show(content, errorCard(error, () => { wanted = null; load(account); }));
     }
   }
 

@@ -5,7 +5,7 @@ import { facts, h, link, section, status, table } from "../dom.js";
 import { count, number, time, words } from "../format.js";
 import { subscribe } from "../live.js";
 import { startLoader } from "../loading.js";
-import { outcomeStatus } from "./dead_letters.js";
+import { historyNotice, outcomeStatus } from "./dead_letters.js";
 
 export function showDeadLetter({ body, heading, path, signal }) {
   const [partition, offset] = path;
@@ -22,6 +22,7 @@ function draw(found) {
   return [
     h("p", { class: "actions" }, link("#/letters", "All dead letters"),
       h("button", { type: "button", class: "primary", "data-key": "redrive one", on: { click: () => redrive(found) } }, "Redrive this message …")),
+    historyNotice(found),
     section("Reason", facts(
       ["Reason", words(found.reason)], ["Error", found.error], ["Outcome", outcomeStatus(found)],
       ["Account", found.account_id === null ? null : link(`#/account?${new URLSearchParams({ id: found.account_id })}`, found.account_id)],

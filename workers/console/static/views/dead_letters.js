@@ -1,7 +1,7 @@
 // Dead letters that match a filter, page by page, and the redrive of all of them or of selected ones.
 
 import { redriveDeadLetters } from "../dialogs.js";
-import { h, link, openOnSubmit, section, show, status, table } from "../dom.js";
+import { h, link, openOnSubmit, section, show, silentServers, status, table } from "../dom.js";
 import { count, number, time, words } from "../format.js";
 import { subscribe } from "../live.js";
 import { startLoader } from "../loading.js";
@@ -44,6 +44,11 @@ function filterForm(values, report) {
   return openOnSubmit("letters", form);
 }
 
+/** Returns what is not known of the letters' histories, and why. */
+export function historyNotice(found) {
+  return [found.silent && h("p", { class: "card" }, status("warning", "History unavailable"), ` Postgres cannot be queried: ${found.silent}`), silentServers(found.silent_servers)];
+}
+
 /** Returns the outcome of a dead letter in few words. */
 export function outcomeStatus(letter) {
   if (letter.became === null) return status("unknown", "unknown");
@@ -80,7 +85,7 @@ function draw(report, values, older) {
 
   showSelection();
   return [
-    report.silent && h("p", { class: "card" }, status("warning", "History unavailable"), ` Postgres cannot be queried: ${report.silent}`),
+    historyNotice(report),
     section("Dead letters", older || report.next || report.letters.length ? h("div", { class: "actions" }, pagePosition(report, older), h("div", { class: "buttons" }, chosen, all)) : null,
       report.letters.length > 0 && h("label", { class: "check" }, whole, " Select all on this page"),
       table("Dead letters", [

@@ -5,12 +5,15 @@ import { sparkline } from "../chart.js";
 import { facts, formatCode, h, link, section, show, status, table } from "../dom.js";
 import { count, number, seconds, time } from "../format.js";
 import { subscribe } from "../live.js";
-import { errorCard, loadingLine } from "../loading.js";
+import { loadingLine, showError } from "../loading.js";
 
 export const groupPath = (name) => `#/lag?${new URLSearchParams({ group: name })}`;
 
 /** Returns the time until the lag is zero at the current rate; a dash where it is unknown or never. */
 export const timeToZero = (lag) => (lag.records === 0 ? "0 s" : seconds(lag.eta_seconds));
+
+// By its status, not its kind: of data of before, every kind is unknown.
+const isOk = (lag) => lag.status === "OK";
 
 export const lagStatus = (lag) => status(lag.kind, lag.status);
 
@@ -26,10 +29,11 @@ export function showLag({ body, parameters, signal }) {
     busy = true;
     try {
       const found = await get("/api/lag", { group: chosen }, signal);
-      show(problem, found.error ? errorCard(new Error(found.error), null) : null);
+      if (found.error) showError(problem, new Error(found.error), null);
+      else show(problem);
       if (found.at) show(content, groupsSection(found, chosen), chosenSections(found, chosen), statusesSection(found.statuses));
     } catch (error) {
-      if (error.name !== "AbortError") show(problem, errorCard(error, load));
+      if (error.name !== "AbortError") showError(problem, error, load);
     } finally {
       busy = false;
     }
@@ -39,7 +43,7 @@ export function showLag({ body, parameters, signal }) {
 }
 
 function groupsSection(found, chosen) {
-  return section("Groups of the cluster",
+  return section("Groups of the cluster", found.is_stale && h("p", { class: "quiet" }, "As of ", time(found.at), ": how the groups stand now is not known."),
     h("p", { class: "quiet" }, chosen ? link("#/lag", "Show the partitions of our groups") : "The partitions of our groups are below. Select a group to see its partitions."),
     table("Groups of the cluster", [
       ["Group", (group) => link(groupPath(group.group), group.group, group.group === chosen ? { "aria-current": "true" } : {})],
@@ -55,7 +59,7 @@ function groupsSection(found, chosen) {
 
 /** Returns a group's reason with the partition that has it. */
 export function reasonText(group) {
-  return group.kind === "ok" || group.partition === null ? group.reason : `partition ${number(group.partition)}: ${group.reason}`;
+  return isOk(group) || group.partition === null ? group.reason : `partition ${number(group.partition)}: ${group.reason}`;
 }
 
 function chosenSections(found, chosen) {
@@ -65,8 +69,8 @@ function chosenSections(found, chosen) {
 
 function groupSection(found) {
   return section(found.topic ? `${found.group} on ${found.topic}` : found.group,
-    facts(["Status", lagStatus(found)], ["Reason", reasonText(found)], ["What to do", found.kind === "ok" ? null : formatCode(found.do)],
-      ["Since", found.kind === "ok" ? null : time(found.since)], ["Unread", count(found.records, "record")],
+    facts(["Status", lagStatus(found)], ["Reason", reasonText(found)], ["What to do", isOk(found) ? null : formatCode(found.do)],
+      ["Since", isOk(found) ? null : time(found.since)], ["Unread", count(found.records, "record")],
       ["Oldest unread", seconds(found.seconds)], ["Time to zero", timeToZero(found)],
       ["Hidden by an open transaction", found.held ? count(found.held, "record") : null]),
     table(`Lag of ${found.group} on ${found.topic}`, [
@@ -79,7 +83,7 @@ function groupSection(found) {
       ["End offset", (each) => number(each.end), "number"],
       ["History", (each) => historyChart(found, each)],
       ["Owner", (each) => each.owner ?? "none", "wide"],
-      ["Note", (each) => [each.kind === "ok" ? null : each.reason, each.note].filter(Boolean).join("; ") || "–", "text"],
+      ["Note", (each) => [isOk(each) ? null : each.reason, each.note].filter(Boolean).join("; ") || "–", "text"],
     ], found.partitions, { key: (each) => each.partition, empty: "No partitions." }),
     changesDetails(found));
 }

@@ -4,7 +4,7 @@ import { bar, sparkline } from "../chart.js";
 import { facts, formatCode, h, link, section, show, status, table } from "../dom.js";
 import { count, number, percent, rate, seconds, time, words } from "../format.js";
 import { onStale, subscribe } from "../live.js";
-import { errorCard, loadingLine } from "../loading.js";
+import { loadingLine, showError } from "../loading.js";
 import { get, post } from "../api.js";
 import { confirm } from "../dialogs.js";
 import { trendsSection } from "./trends.js";
@@ -30,7 +30,7 @@ export function showOverview({ body, signal }) {
       const isShown = show(letters, deadLettersTable(await get("/api/dead-letters/counts", {}, signal)));
       if (!isShown) countedEnd = null; // text in the table is selected: counted again, and shown, later
     } catch (error) {
-      if (error.name !== "AbortError") show(letters, errorCard(error, null));
+      if (error.name !== "AbortError") showError(letters, error, null);
       countedEnd = null;
     }
   }

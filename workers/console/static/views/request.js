@@ -1,6 +1,6 @@
 // One request: its record, its decision, its statement lines, and their events.
 
-import { facts, h, link, openOnSubmit, section, show, status, table } from "../dom.js";
+import { facts, h, link, openOnSubmit, section, show, silentServers, status, table } from "../dom.js";
 import { count, number, time, words } from "../format.js";
 import { startLoader } from "../loading.js";
 
@@ -34,6 +34,7 @@ function searchForm(id, account) {
 function draw(found) {
   return [
     found.kafka !== "asked" && h("p", { class: "card" }, status("warning", "Kafka was not read"), ` ${found.kafka}`),
+    silentServers(found.silent_servers),
     found.waiting.length > 0 && section("Waiting", h("p", {}, "No worker has read these records yet:"), h("ul", {}, found.waiting.map((record) => h("li", {}, position(record), " ", time(record.time), " ", link("#/lag", "Lag"))))),
     found.traces.map(traceCard),
     found.dead_letters.length > 0 && section("Dead letters", table("Dead letters", [

@@ -4,7 +4,7 @@ import { get } from "../api.js";
 import { h, section, show } from "../dom.js";
 import { duration, rate, short, words } from "../format.js";
 import { subscribe } from "../live.js";
-import { errorCard } from "../loading.js";
+import { showError } from "../loading.js";
 import { rangeChoice } from "../ranges.js";
 import { chartGroup, createChart } from "../timeseries.js";
 
@@ -34,16 +34,17 @@ export function trendsSection(signal) {
     const wanted = range;
     try {
       const found = await get("/api/history", { range: wanted }, signal);
+      if (wanted !== range) return; // another was chosen meanwhile
       loadedAt = Date.now();
       show(problem, found.problems.map((text) => h("p", { class: "problem-line" }, text)));
       note.textContent = `A time without samples is a gap. ${found.kept ? "Kept over a restart of the console." : "Kept while this console runs: INMAIL_CONSOLE_HISTORY_FILE keeps it over a restart."}`;
       for (const [chart, select, isTimed] of charts) chart.update({ ...found, series: select(found), empty: isTimed ? found.unmeasured : "" });
     } catch (error) {
-      if (error.name !== "AbortError") show(problem, errorCard(error, null));
+      if (error.name !== "AbortError") showError(problem, error, null);
     } finally {
       busy = false;
+      if (wanted !== range) load();
     }
-    if (wanted !== range) load();
   }
 
   signal.addEventListener("abort", subscribe(load));
