@@ -145,7 +145,7 @@ async def read(settings: Settings, start: dict[TopicPartition, int], count: int)
     if not count:
         return await read_to_end(settings, start)
     found: list[ConsumerRecord] = []
-    async with reader(settings) as consumer:
+    async with reader(settings, wait_ms=50) as consumer:  # a fetch holds the question for the ends back as long
         _begin_at(consumer, start)
         async with asyncio.timeout(WAIT_SECONDS):
             while len(found) < count:
