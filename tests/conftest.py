@@ -119,6 +119,14 @@ async def shared(stack: LocalStack, template: str) -> AsyncIterator["asyncpg.Con
     await connection.close()
 
 
+@pytest.fixture(scope="module")
+async def other_shared(stack: LocalStack, template: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection to one more database that the tests of a module share, migrated and empty at first."""
+    connection = await connect_database(await _copy(stack, template))
+    yield connection
+    await connection.close()
+
+
 @pytest.fixture
 async def database(settings: Settings) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
     """A connection to the test's own database."""
