@@ -140,7 +140,7 @@ async def test_no_scenario_alarms_it_whatever_was_audited_before(database: Conne
     Nor a suspicion: `examined` stays 0. `SCENARIOS=all` plays all of each file, audited after every batch.
     """
     count, every = (None, 1) if os.environ.get("SCENARIOS") == "all" else (1, 8)
-    for scenario in list(read_file(file))[:count]:
+    for scenario in read_file(file)[:count]:
         transaction = database.transaction()
         await transaction.start()
         await _mark(database)
