@@ -47,9 +47,16 @@ tools: ## Install the Debian packages that tests use, where they are missing and
 
 .PHONY: lint
 lint: $(STAMP) ## Check style, types, SQL, and that rendered files are current
+	@$(MAKE) --no-print-directory -j2 --output-sync=target lint-types lint-rest
+
+.PHONY: lint-types
+lint-types: $(STAMP) ## The part of lint that checks types
+	$(BIN)/mypy
+
+.PHONY: lint-rest
+lint-rest: $(STAMP) ## The part of lint that checks all the rest
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/sqlfluff lint --processes 2 --disable-progress-bar $(SQL)
 	$(BIN)/python -m schemas.render --check
 	$(BIN)/python -m workers.telemetry.render --check

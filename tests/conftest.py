@@ -18,6 +18,7 @@ from infra.migrate import migrate
 from infra.output import note_json
 from infra.postgres import connect_database
 from infra.settings import Settings, load_settings
+from tests.kept_readers import keep_readers
 
 FUNCTIONS = Path(__file__).parents[1] / "workers" / "ledger" / "sql"
 # Tests kill servers, not machines: what a server has written survives it without waiting for a disk. The copies of the
@@ -85,8 +86,19 @@ async def template(stack: LocalStack) -> str:
     return "template_inmail"
 
 
+@pytest.fixture(scope="session")
+async def kept_readers(stack: LocalStack) -> AsyncIterator[None]:
+    """Readers of the stack's topics that are opened once a run."""
+    async with keep_readers(_settings(stack, "template_inmail")):
+        yield
+
+
 @pytest.fixture
-async def settings(stack: LocalStack, template: str) -> AsyncIterator[Settings]:
+async def settings(
+    stack: LocalStack,
+    template: str,
+    kept_readers: None,  # noqa: ARG001 - what `tests.workers.wire` asks
+) -> AsyncIterator[Settings]:
     """Settings for the running stack and a database of the test's own, migrated and empty."""
     own = await _copy(stack, template)
     yield own
@@ -102,6 +114,14 @@ def other_books(stack: LocalStack, template: str) -> Callable[[], Awaitable[Sett
 @pytest.fixture(scope="module")
 async def shared(stack: LocalStack, template: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
     """A connection to a database that the tests of a module share, migrated and empty at first."""
+    connection = await connect_database(await _copy(stack, template))
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture(scope="module")
+async def other_shared(stack: LocalStack, template: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection to one more database that the tests of a module share, migrated and empty at first."""
     connection = await connect_database(await _copy(stack, template))
     yield connection
     await connection.close()

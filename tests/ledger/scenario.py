@@ -31,6 +31,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +95,10 @@ def edited(catalogue: dict[str, Any], setting: str) -> dict[str, Any]:
     return changed
 
 
-def read_file(path: Path) -> list[Scenario]:
-    """Return the scenarios of a file."""
-    return read_text(path.read_text(), path.name)
+@cache
+def read_file(path: Path) -> tuple[Scenario, ...]:
+    """Return the scenarios of a file, which is read once a process: nobody changes them."""
+    return tuple(read_text(path.read_text(), path.name))
 
 
 def read_text(text: str, file: str) -> list[Scenario]:

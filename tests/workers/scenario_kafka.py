@@ -33,7 +33,7 @@ __all__ = ["CYCLE", "ByPartition", "KafkaBooks", "why_not"]
 
 CYCLE = timedelta(days=1461)
 WAIT_SECONDS = 60.0
-_POLL_SECONDS = 0.005
+_POLL_SECONDS = 0.02
 
 
 def why_not(scenario: Scenario) -> str | None:

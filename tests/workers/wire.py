@@ -18,6 +18,7 @@ from schemas.billing import PromotionGranted
 from schemas.catalogue import BALANCES, CATALOGUE, CREDIT_EVENTS, DEAD_LETTERS, SEND_RESULTS
 from schemas.envelope import Event, encode
 from schemas.sends import SendRequested
+from tests.kept_readers import ask_reader
 from workers.jobs.job import Job
 from workers.lane.worker import run_worker
 from workers.ops.topics.plan import apply_topics, plan_topics
@@ -54,11 +55,15 @@ async def pass_over(settings: Settings) -> dict[TopicPartition, int]:
 
 async def _pass(settings: Settings, topic: str, group: str) -> dict[TopicPartition, int]:
     places = partitions_of(topic, settings.topic_partitions)
-    async with reader(settings, group) as consumer:
-        end: dict[TopicPartition, int] = await consumer.end_offsets(places)  # first: a fetch would keep it waiting
-        consumer.assign(places)
+
+    async def commit_ends(consumer: AIOKafkaConsumer) -> dict[TopicPartition, int]:
+        end = dict(await consumer.end_offsets(places))
+        _begin_at(consumer, end)
+        consumer.pause(*places)  # a fetch would keep the next question waiting
         await consumer.commit(end)
-    return end
+        return end
+
+    return await ask_reader(settings, commit_ends, group)
 
 
 def send(account: str, id_: UUID | None = None, **data: Any) -> Event:
@@ -101,8 +106,16 @@ async def publish(
 
 async def ends(settings: Settings, topic: str) -> dict[TopicPartition, int]:
     """Return where a topic ends now: where to read from for what comes after."""
-    async with reader(settings) as consumer:
-        return dict(await consumer.end_offsets(partitions_of(topic, settings.topic_partitions)))
+    return await _end_offsets(settings, partitions_of(topic, settings.topic_partitions))
+
+
+async def _end_offsets(
+    settings: Settings, places: Sequence[TopicPartition], isolation_level: str = "read_committed"
+) -> dict[TopicPartition, int]:
+    async def ask(consumer: AIOKafkaConsumer) -> dict[TopicPartition, int]:
+        return dict(await consumer.end_offsets(places))
+
+    return await ask_reader(settings, ask, isolation_level=isolation_level)
 
 
 async def set_offset(settings: Settings, group: str, place: TopicPartition, offset: int) -> None:
@@ -119,11 +132,9 @@ async def settled(settings: Settings) -> None:
     """
     topics = [SEND_RESULTS, CREDIT_EVENTS, DEAD_LETTERS, *([BALANCES] if settings.balances_topic else [])]
     places = [tp for topic in topics for tp in partitions_of(topic, settings.topic_partitions)]
-    everything = reader(settings, isolation_level="read_uncommitted")
-    async with reader(settings) as stable, everything as all_:
-        async with asyncio.timeout(WAIT_SECONDS):
-            while await stable.end_offsets(places) != await all_.end_offsets(places):
-                pass  # each look takes its time
+    async with asyncio.timeout(WAIT_SECONDS):
+        while await _end_offsets(settings, places) != await _end_offsets(settings, places, "read_uncommitted"):
+            pass  # each look takes its time
 
 
 async def read(settings: Settings, start: dict[TopicPartition, int], count: int) -> list[dict[str, Any]]:
@@ -134,7 +145,7 @@ async def read(settings: Settings, start: dict[TopicPartition, int], count: int)
     if not count:
         return await read_to_end(settings, start)
     found: list[ConsumerRecord] = []
-    async with reader(settings) as consumer:
+    async with reader(settings, wait_ms=50) as consumer:  # a fetch holds the question for the ends back as long
         _begin_at(consumer, start)
         async with asyncio.timeout(WAIT_SECONDS):
             while len(found) < count:
@@ -154,8 +165,7 @@ async def records_to_end(settings: Settings, start: dict[TopicPartition, int]) -
 
     Such a transaction is waited for. Order is kept within a partition.
     """
-    async with reader(settings, isolation_level="read_uncommitted") as everything:
-        end = await everything.end_offsets(list(start))
+    end = await _end_offsets(settings, list(start), "read_uncommitted")
     async with reader(settings) as consumer:
         _begin_at(consumer, start)
         return await _fetch_to(consumer, end)

@@ -14,6 +14,7 @@ from infra.migrate import migrate
 from infra.postgres import WORKER_ROLE, Connection, create_pool
 from infra.settings import Settings, load_settings
 from tests.ledger.book import DAY, Book
+from tests.workers.wire import eventually
 from workers.ledger.store import FUNCTIONS
 
 _numbers = count(1)
@@ -127,11 +128,13 @@ async def test_migrations_of_several_databases_may_run_at_once(
         await transaction.start()
         await migrate(connection, [FUNCTIONS])
         waiting = asyncio.create_task(_migrate(other))
-        done, _ = await asyncio.wait([waiting], timeout=1)
+        waits = "select exists (select from pg_stat_activity where datname = $1 and wait_event_type = 'Lock')"
+        await eventually(lambda: admin.fetchval(waits, f"role_{number}"), "a migration that waits")
+        was_done = waiting.done()
         await transaction.commit()
         await waiting
 
-    assert (set(), True, True) == (done, await _works(one), await _works(other))
+    assert (False, True, True) == (was_done, await _works(one), await _works(other))
 
 
 async def test_a_worker_on_a_server_without_the_role_is_told_to_migrate(stack: LocalStack, admin: Connection) -> None:
