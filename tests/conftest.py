@@ -27,10 +27,18 @@ HASTY = {"fsync": "off"}
 # Files are dealt to processes in turn, and a long one at the end would leave a core idle: the longest, and the folders
 # of short ones.
 LONG = {
+    "test_audit_new.py",
+    "test_audit_sound.py",
     "test_cluster.py",
     "test_crash.py",
     "test_histories.py",
+    "test_lane_ends.py",
+    "test_local_stack.py",
+    "test_move.py",
+    "test_order.py",
     "test_rebuild.py",
+    "test_redrive.py",
+    "test_rewind.py",
     "test_scenarios_kafka.py",
     "test_up.py",
 }
