@@ -127,8 +127,7 @@ async def apply_topics(settings: Settings, changes: list[TopicChange]) -> None:
             if change.kind == "create":
                 await _create(admin, change, settings)
             elif change.kind == "set":
-                resource = ConfigResource(ConfigResourceType.TOPIC, change.topic, configs=dict(change.config or {}))
-                await admin.alter_configs([resource])
+                await _set(admin, change)
         if renewed := [change for change in changes if change.kind == "renew"]:
             await renew_lanes(settings, admin, renewed)
         for change in changes:
@@ -151,3 +150,14 @@ async def _create(admin: AIOKafkaAdminClient, change: TopicChange, settings: Set
             raise for_code(code)(f"topic {change.topic} may not be created")
         if code:
             raise TopicsError(f"{change.topic} could not be created: {message or f'error {code}'}")
+
+
+async def _set(admin: AIOKafkaAdminClient, change: TopicChange) -> None:
+    """Give a topic its settings. The client raises nothing where the broker refuses one: its answer tells."""
+    resource = ConfigResource(ConfigResourceType.TOPIC, change.topic, configs=dict(change.config or {}))
+    for response in await admin.alter_configs([resource]):
+        for code, message in (tuple(row)[:2] for row in response.resources):
+            if for_code(code) in AUTHORIZATION_ERRORS:
+                raise for_code(code)(f"the settings of topic {change.topic} may not be changed")
+            if code:
+                raise TopicsError(f"{change.topic} could not be changed: {message or f'error {code}'}")

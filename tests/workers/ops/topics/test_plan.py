@@ -14,7 +14,7 @@ from schemas.catalogue import BALANCES, CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUES
 from tests.workers.wire import eventually, publish
 from workers.jobs.send import SendJob
 from workers.ops.topics import group_starts
-from workers.ops.topics.plan import apply_topics, plan_topics
+from workers.ops.topics.plan import TopicChange, TopicsError, apply_topics, plan_topics
 from workers.ops.topics.promises import check_topics
 
 
@@ -79,6 +79,14 @@ async def test_applying_a_plan_leaves_every_other_setting_of_a_topic_alone(
     assert "LogAppendTime" == after[SEND_REQUESTS]["message.timestamp.type"]
     assert str(4 * 1024 * 1024) == after[DEAD_LETTERS]["max.message.bytes"]
     assert [] == await plan_topics(week)
+
+
+async def test_a_setting_that_the_broker_refuses_is_not_told_as_set(cluster: Settings) -> None:
+    """Its answer has the error; the client raises none."""
+    await apply_topics(cluster, await plan_topics(cluster))
+    with pytest.raises(TopicsError, match=f"{SEND_REQUESTS} could not be changed: Invalid value soon"):
+        await apply_topics(cluster, [TopicChange("set", SEND_REQUESTS, "", {"retention.ms": "soon"})])
+    assert [] == await plan_topics(cluster)
 
 
 async def test_the_topic_of_balances_is_made_compacted_and_only_where_it_is_on(
