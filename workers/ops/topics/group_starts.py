@@ -1,7 +1,8 @@
 """Where the groups begin: one without an offset, and lanes that go on with what is there of a topic now."""
 
 import asyncio
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
+from dataclasses import replace
 from time import monotonic
 
 from aiokafka import TopicPartition
@@ -21,7 +22,7 @@ from schemas.catalogue import INPUT_TOPICS
 from workers.ops.group_offsets import describe_group
 from workers.ops.numbers import all_holdings
 from workers.ops.topics.change import TopicChange, TopicsError, format_counted
-from workers.ops.topics.ended import UNPUBLISHED_AT_MOST, EndedTopic, end_topic, rows_of_lanes, start_lanes
+from workers.ops.topics.ended import UNPUBLISHED_AT_MOST, EndedTopic, end_topic, find_ended, rows_of_lanes, start_lanes
 from workers.topology import GROUP_OF
 
 __all__ = ["plan_groups", "renew_lanes", "start_group"]
@@ -84,20 +85,40 @@ async def _unpublished_by_books(settings: Settings) -> dict[TopicPartition, int]
 
 async def start_group(settings: Settings, admin: AIOKafkaAdminClient, change: TopicChange) -> None:
     """Give a group its first offsets; lanes whose workers run wait for one, and look for it in the books, too."""
+    places = [TopicPartition(change.topic, number) for number in change.starts or {}]
+    known = await _committed(admin, change.group or "", places)
+    # Whoever applied the same plan meanwhile may have started the group, which has read on since.
+    starts = {place.partition: (change.starts or {})[place.partition] for place in places if known[place] is None}
+    if not starts:
+        return
     try:
-        await _commit_starts(settings, admin, change)
+        await _commit_starts(settings, admin, replace(change, starts=starts))
     except TopicsError:
-        if not await start_lanes(settings, change.group or "", change.topic, change.starts or {}):
+        if not await start_lanes(settings, change.group or "", change.topic, starts):
             raise
 
 
-async def renew_lanes(settings: Settings, admin: AIOKafkaAdminClient, changes: Sequence[TopicChange]) -> None:
+async def renew_lanes(
+    settings: Settings, admin: AIOKafkaAdminClient, planned: Sequence[TopicChange], created: Collection[str]
+) -> None:
     """Let lanes go on with the topics that are there now: in the books first, where their owners see it.
 
     The broker refuses the group's offsets while workers run. Their lanes begin by the books then, once they have asked
     for the offset often enough.
+
+    Args:
+        settings: where Kafka and the books are.
+        admin: an open client.
+        planned: the changes.
+        created: the topics that this plan has just created. Of the others, only partitions that have still ended go on
+            elsewhere: whoever applied the same plan meanwhile has let them go on already.
+
     """
-    ids = await topic_ids(admin, [change.topic for change in changes])
+    ids = await topic_ids(admin, [change.topic for change in planned])
+    changes = [change for change in planned if change.topic in created]
+    if older := [change for change in planned if change.topic not in created]:
+        ended = await find_ended(settings, admin, ids.keys() - created)
+        changes += [replace(each, starts=starts) for each in older if (starts := _still_ended(each, ended))]
     for server, holdings in await all_holdings(settings):
         connection = await connect_database(server)
         try:
@@ -113,6 +134,11 @@ async def renew_lanes(settings: Settings, admin: AIOKafkaAdminClient, changes: S
         except TopicsError:
             if any(each is not None for each in (await _committed(admin, change.group or "", places)).values()):
                 raise
+
+
+def _still_ended(change: TopicChange, ended: Mapping[str, EndedTopic]) -> dict[int, int]:
+    starts = ended[change.topic].starts if change.topic in ended else {}
+    return {number: starts[number] for number in change.starts or {} if number in starts}
 
 
 async def _commit_starts(settings: Settings, admin: AIOKafkaAdminClient, change: TopicChange) -> None:

@@ -129,7 +129,8 @@ async def apply_topics(settings: Settings, changes: list[TopicChange]) -> None:
             elif change.kind == "set":
                 await _set(admin, change)
         if renewed := [change for change in changes if change.kind == "renew"]:
-            await renew_lanes(settings, admin, renewed)
+            created = {change.topic for change in changes if change.kind == "create"}
+            await renew_lanes(settings, admin, renewed, created)
         for change in changes:
             if change.kind == "start":
                 await start_group(settings, admin, change)

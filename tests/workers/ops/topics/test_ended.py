@@ -247,6 +247,36 @@ async def test_records_that_a_broker_lost_are_told_and_what_came_since_is_answer
     assert [] == await plan_topics(cluster)
 
 
+@pytest.mark.parametrize("how", ["lost", "created again"])
+async def test_a_plan_that_somebody_carried_out_meanwhile_changes_nothing(
+    cluster: Settings, admin: AIOKafkaAdminClient, database: Connection, how: str
+) -> None:
+    """Two operators at the same prompt: the lanes that the first let go on are no longer those of the plan."""
+    await _work_off(cluster, _requests(cluster, 4))
+    if how == "lost":
+        await database.execute("update lanes set next_offset = next_offset + 100, published = published + 100")
+    else:
+        await _delete(admin)
+        await _create(cluster, admin)
+    plan = await plan_topics(cluster)
+    await apply_topics(cluster, plan)
+    await _work_off(cluster, _requests(cluster, 6))
+    before = [await _lanes(database), await _offsets(admin)]
+    await apply_topics(cluster, plan)
+
+    assert "renew" in {each.kind for each in plan}
+    assert before == [await _lanes(database), await _offsets(admin)]
+    assert [] == await plan_topics(cluster)
+
+
+async def _lanes(database: Connection) -> list[tuple[object, ...]]:
+    return [tuple(row) for row in await database.fetch("select * from lanes order by topic, partition")]
+
+
+async def _offsets(admin: AIOKafkaAdminClient) -> dict[TopicPartition, int | None]:
+    return await committed_offsets(admin, SendJob.group, [PLACE, TopicPartition(SEND_REQUESTS, 1)])
+
+
 @pytest.mark.parametrize(("ahead", "starts"), [(timedelta(0), {0: 3, 1: 3}), (timedelta(days=400), {0: 0, 1: 0})])
 async def test_what_came_since_a_loss_is_told_apart_from_times_far_ahead(
     cluster: Settings,

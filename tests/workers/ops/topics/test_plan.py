@@ -13,6 +13,7 @@ from infra.settings import Settings
 from schemas.catalogue import BALANCES, CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS, TOPICS
 from tests.workers.wire import eventually, publish
 from workers.jobs.send import SendJob
+from workers.ops.group_offsets import set_offsets
 from workers.ops.topics import group_starts
 from workers.ops.topics.plan import TopicChange, TopicsError, apply_topics, plan_topics
 from workers.ops.topics.promises import check_topics
@@ -130,6 +131,9 @@ async def test_a_group_whose_offsets_are_gone_starts_near_the_end_of_the_books(
 
     assert [("start", group, {0: 7, 1: 0})] == [(change.kind, change.group, change.starts) for change in changes]
     assert {places[0]: 7, places[1]: 0} == await committed_offsets(admin, group, places)
+    await set_offsets(cluster, group, {places[0]: 9}, [])
+    await apply_topics(cluster, changes)  # by somebody who had made the same plan
+    assert {places[0]: 9, places[1]: 0} == await committed_offsets(admin, group, places)
 
 
 async def test_a_plan_warns_of_settings_that_break_a_promise(cluster: Settings, admin: AIOKafkaAdminClient) -> None:
