@@ -14,7 +14,7 @@ class TopicsError(Exception):
 class TopicChange:
     """One step from how the cluster is to how it should be."""
 
-    kind: str  # "create", "set", "renew", "start" or "number"
+    kind: str  # "create", "set", "renew", "start", "reset" or "number"
     topic: str
     text: str
     config: Mapping[str, str] | None = None

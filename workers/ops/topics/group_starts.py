@@ -25,7 +25,7 @@ from workers.ops.topics.change import TopicChange, TopicsError, format_counted
 from workers.ops.topics.ended import UNPUBLISHED_AT_MOST, EndedTopic, end_topic, find_ended, rows_of_lanes, start_lanes
 from workers.topology import GROUP_OF
 
-__all__ = ["plan_groups", "renew_lanes", "start_group"]
+__all__ = ["plan_groups", "renew_lanes", "reset_group", "start_group"]
 
 _WORKING = "Stable"  # a group whose members work
 _COORDINATOR_SECONDS = 30.0
@@ -33,6 +33,11 @@ _UNPUBLISHED_AT_MOST = UNPUBLISHED_AT_MOST
 _UNPUBLISHED_FROM = (
     "select topic, partition, greatest(published, next_offset - $1, 0) as unpublished"
     " from lanes where next_offset is not null"
+)
+# Of lanes that were let go on, and have decided nothing since: `end_topic` sets their time so.
+_RENEWED = (
+    "select topic, partition, next_offset from lanes where next_offset is not null and topic_since > '-infinity'"
+    " and as_of = topic_since + interval '1 millisecond'"
 )
 
 
@@ -43,13 +48,21 @@ async def plan_groups(
 
     It starts at the oldest record, or where the books know that it has been further (Kafka forgets the offsets of a
     group that rested for long) from where its answers may be unpublished: one that comes twice has the same event ids.
+
+    A group whose offset is still that of records which are lost, though its lanes were let go on, is set back to where
+    they go on: it could not be while its workers ran, or the process that did it was killed.
     """
     changes = []
-    unpublished = await _unpublished_by_books(settings)
-    for topic in INPUT_TOPICS:
-        group = GROUP_OF[topic]
-        places = partitions_of(topic, settings.topic_partitions)
-        known = await _committed(admin, group, places) if topic in existing else {}
+    places_of = {topic: partitions_of(topic, settings.topic_partitions) for topic in INPUT_TOPICS}
+    committed = {
+        topic: await _committed(admin, GROUP_OF[topic], places)
+        for topic, places in places_of.items()
+        if topic in existing
+    }
+    # Only now: the lane of an offset that is committed meanwhile has decided something.
+    unpublished, renewed_lanes = await _unpublished_by_books(settings), await _renewed_by_books(settings)
+    for topic, places in places_of.items():
+        group, known = GROUP_OF[topic], committed.get(topic, {})
         renewed = ended[topic].starts if topic in ended else {}
         missing = [place for place in places if known.get(place) is None and place.partition not in renewed]
         resumed = {place: unpublished[place] for place in missing if place in unpublished}
@@ -60,7 +73,25 @@ async def plan_groups(
                 text += f", near the end of the books of {len(resumed)}"
             starts = {place.partition: resumed.get(place, 0) for place in missing}
             changes.append(TopicChange("start", topic, text, group=group, starts=starts))
+        left = {place: offset for place, offset in renewed_lanes.items() if place.partition not in renewed}
+        if ahead := await _left_ahead(settings, known, left):
+            numbers = ", ".join(map(str, sorted(ahead)))
+            text = f"set group {group} back to where the books go on since records were lost, in partition {numbers}"
+            changes.append(TopicChange("reset", topic, text, group=group, starts=ahead))
     return changes
+
+
+async def _left_ahead(
+    settings: Settings, known: Mapping[TopicPartition, int | None], renewed: Mapping[TopicPartition, int]
+) -> dict[int, int]:
+    """Return where partitions go on, by number, whose group is beyond that."""
+    beyond = {place: offset for place, offset in renewed.items() if (known.get(place) or 0) > offset}
+    if not beyond:
+        return {}
+    async with reader(settings) as consumer:
+        oldest = await consumer.beginning_offsets(list(beyond))
+    starts = {place: max(oldest[place], offset) for place, offset in beyond.items()}
+    return {place.partition: start for place, start in starts.items() if (known[place] or 0) > start}
 
 
 async def _committed(
@@ -83,6 +114,12 @@ async def _unpublished_by_books(settings: Settings) -> dict[TopicPartition, int]
     return {TopicPartition(row["topic"], row["partition"]): row["unpublished"] for row in rows}
 
 
+async def _renewed_by_books(settings: Settings) -> dict[TopicPartition, int]:
+    """Return where lanes go on that were let go on and have decided nothing since."""
+    rows = await rows_of_lanes(settings, _RENEWED)
+    return {TopicPartition(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+
+
 async def start_group(settings: Settings, admin: AIOKafkaAdminClient, change: TopicChange) -> None:
     """Give a group its first offsets; lanes whose workers run wait for one, and look for it in the books, too."""
     places = [TopicPartition(change.topic, number) for number in change.starts or {}]
@@ -96,6 +133,19 @@ async def start_group(settings: Settings, admin: AIOKafkaAdminClient, change: To
     except TopicsError:
         if not await start_lanes(settings, change.group or "", change.topic, starts):
             raise
+
+
+async def reset_group(settings: Settings, admin: AIOKafkaAdminClient, change: TopicChange) -> None:
+    """Set a group back in partitions where it is still beyond where the books go on.
+
+    Raises:
+        TopicsError: when its workers run.
+
+    """
+    planned = change.starts or {}
+    known = await _committed(admin, change.group or "", [TopicPartition(change.topic, number) for number in planned])
+    if starts := await _left_ahead(settings, known, await _renewed_by_books(settings)):
+        await _commit_starts(settings, admin, replace(change, starts=starts))
 
 
 async def renew_lanes(
@@ -113,6 +163,9 @@ async def renew_lanes(
         created: the topics that this plan has just created. Of the others, only partitions that have still ended go on
             elsewhere: whoever applied the same plan meanwhile has let them go on already.
 
+    Raises:
+        TopicsError: when workers run of a group whose offset is beyond where its lanes go on; the next plan has it.
+
     """
     ids = await topic_ids(admin, [change.topic for change in planned])
     changes = [change for change in planned if change.topic in created]
@@ -127,13 +180,16 @@ async def renew_lanes(
                 await end_topic(connection, change.group or "", change.topic, ids.get(change.topic), starts)
         finally:
             await connection.close()
+    refused = []
     for change in changes:
         places = [TopicPartition(change.topic, number) for number in change.starts or {}]
         try:
             await _commit_starts(settings, admin, change)
-        except TopicsError:
+        except TopicsError as error:
             if any(each is not None for each in (await _committed(admin, change.group or "", places)).values()):
-                raise
+                refused.append(str(error))
+    if refused:
+        raise TopicsError("; ".join(refused))
 
 
 def _still_ended(change: TopicChange, ended: Mapping[str, EndedTopic]) -> dict[int, int]:
@@ -158,7 +214,8 @@ async def _commit_starts(settings: Settings, admin: AIOKafkaAdminClient, change:
                     counted = format_counted(len(members), "member")
                     raise TopicsError(
                         f"group {group} could not be started, it is {state} with {counted}: stop its"
-                        f" workers first (one that was killed counts for {settings.session_seconds:.0f} s)"
+                        f" workers first (one that was killed counts for {settings.session_seconds:.0f} s), then run"
+                        " `inmail topics apply` again"
                     ) from error
                 await asyncio.sleep(0.2)  # members that are gone are being counted out
             else:

@@ -10,7 +10,7 @@ from infra.settings import RecordTime, Settings
 from schemas.catalogue import BALANCES, DEAD_LETTERS, INPUT_TOPICS
 from workers.ops.topics.change import TopicChange, TopicsError, format_counted
 from workers.ops.topics.ended import find_ended
-from workers.ops.topics.group_starts import plan_groups, renew_lanes, start_group
+from workers.ops.topics.group_starts import plan_groups, renew_lanes, reset_group, start_group
 from workers.ops.topics.numbering import number_accounts, plan_numbering
 from workers.topology import GROUP_OF, topics_of
 
@@ -134,6 +134,8 @@ async def apply_topics(settings: Settings, changes: list[TopicChange]) -> None:
         for change in changes:
             if change.kind == "start":
                 await start_group(settings, admin, change)
+            elif change.kind == "reset":
+                await reset_group(settings, admin, change)
             elif change.kind == "number":
                 await number_accounts(settings)
 
