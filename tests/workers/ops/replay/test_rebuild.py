@@ -200,6 +200,24 @@ async def test_a_run_that_was_stopped_goes_on_and_gives_the_same(live: Settings)
     assert await _everything(live) == await _everything(target_settings(live, asked))
 
 
+async def test_a_stop_ends_the_comparison_too(live: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may take long; the same command compares again."""
+    asked, stop = await _asked(live), asyncio.Event()
+
+    async def compare_for_long(*_: object, **__: object) -> None:
+        stop.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("workers.ops.replay.rebuild.compare", compare_for_long)
+        async with asyncio.timeout(60):
+            stopped, nothing = await rebuild(live, asked, await plan_rebuild(live, asked), who=WHO, stop=stop)
+    done, comparison = await _rerun(live, asked)
+
+    assert (OperationStatus.STOPPED, None) == (stopped.status, nothing)
+    assert (OperationStatus.DONE, {}) == (done.status, _causes(comparison))
+
+
 async def test_partitions_go_side_by_side(live: Settings, connect: Connect) -> None:
     """While one cannot go on, the other is read to its end."""
     asked = await _asked(live)
