@@ -119,6 +119,20 @@ async def test_clocks_of_several_servers_are_set_back_by_one_command(lanes: TwoS
     assert [1, 0] == noted
 
 
+async def test_clocks_that_were_set_back_since_the_plan_are_left_alone(lanes: TwoServers) -> None:
+    """They have gone on; the operation counts those that it has set."""
+    for connection in (lanes.first, lanes.second):
+        await connection.execute(_FAR)
+    plan = await plan_set_back(lanes.both)
+    done = await set_back(lanes.both, plan, Operator("ann", "a wrong year"))
+    await lanes.second.execute("update lanes set as_of = as_of + interval '1 hour'")
+    before = await lanes.second.fetchrow("select * from lanes")
+    again = await set_back(lanes.both, plan, Operator("bob", "a wrong year"))
+
+    assert [2, 0] == [each.result["lanes"] for each in (done, again)]
+    assert before == await lanes.second.fetchrow("select * from lanes")
+
+
 async def test_a_server_that_is_away_keeps_clocks_from_being_set_back_but_for_the_partitions_of_others(
     lanes: TwoServers,
 ) -> None:
