@@ -10,7 +10,7 @@ from typing import Any, Final
 from infra.kafka.backwards import ReadBudget
 from infra.postgres import POSTGRES_ERRORS, Connection, connect_database
 from infra.settings import Settings
-from workers.ops.books.shards import ServerError, ask_each_server
+from workers.ops.books.shards import ServerError, ask_each_server, has_one_server
 from workers.ops.dead_letters.copies import find_copies
 from workers.ops.dead_letters.history import (
     LetterHistory,
@@ -85,7 +85,7 @@ async def report_dead_letters(  # noqa: PLR0913 - independent options
         keys = await _redriven_by(settings, operation)
         places = {key[:2] for key in keys}
         is_selected = _both(selection, keys)
-    async with _open_books_if_reachable(settings) as (connection, silent):
+    async with _open_books_if_reachable(settings) as (connection, unreadable):
         page = await list_dead_letters(
             settings,
             selection,
@@ -95,12 +95,16 @@ async def report_dead_letters(  # noqa: PLR0913 - independent options
             after=after,
             budget=None if budget is None else replace(budget),
         )
-        letters = page.letters
-        if connection is None:
+        letters, silent = page.letters, unreadable
+        if silent is None:
+            every = selection.offset is not None
+            try:
+                histories, silent_servers = await _histories(settings, connection, letters, budget, every=every)
+            except ServerError as error:  # none of several answers
+                silent = str(error)
+        if silent is not None:
             told: list[tuple[DeadLetter, LetterHistory | None]] = [(letter, None) for letter in letters]
             return DeadLetterReport(told, silent, page.next, page.searched_to)
-        every = selection.offset is not None
-        histories, silent_servers = await _histories(settings, connection, letters, budget, every=every)
     known = list(zip(letters, histories, strict=True))
     return DeadLetterReport(known, None, page.next, page.searched_to, silent_servers)
 
@@ -127,7 +131,12 @@ def _both(selection: LetterFilter, keys: Collection[LetterKey]) -> Callable[[Dea
 
 
 async def _histories(
-    settings: Settings, connection: Connection, letters: list[DeadLetter], budget: ReadBudget | None, *, every: bool
+    settings: Settings,
+    connection: Connection | None,
+    letters: list[DeadLetter],
+    budget: ReadBudget | None,
+    *,
+    every: bool,
 ) -> tuple[list[LetterHistory | None], tuple[ServerError, ...]]:
     """Return the histories of letters; what redriven ones became is searched for if `every`, or if unanswered.
 
@@ -144,6 +153,10 @@ async def _histories(
     copies = await find_copies(settings, sent, budget)
     histories = make_histories(FoundLetters(letters, copies.places, copies.unsearched), redrives.found, answers.found)
     unknown = answers.unknown
+    if any(each.settings.database_url == settings.database_url for each in redrives.silent):
+        # There redrives are noted: whether one without an answer was sent back is not known.
+        keys = map(letter_key, letters)
+        unknown |= {key for key in keys if answers.found.get(key) is None and key not in redrives.found}
     return [
         None if letter_key(letter) in unknown else history for letter, history in zip(letters, histories, strict=True)
     ], answers.silent or redrives.silent
@@ -175,7 +188,13 @@ async def report_dead_letter(
 
 @asynccontextmanager
 async def _open_books_if_reachable(settings: Settings) -> AsyncIterator[tuple[Connection | None, str | None]]:
-    """Open the database, or return why it cannot be read: dead letters can be listed without their histories."""
+    """Open the only database, or return why it cannot be read: dead letters can be listed without their histories.
+
+    Of several none is opened: each that answers is asked, whichever is away.
+    """
+    if not has_one_server(settings):
+        yield None, None
+        return
     try:
         connection = await connect_database(settings)
     except POSTGRES_ERRORS as error:
