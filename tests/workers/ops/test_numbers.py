@@ -133,6 +133,31 @@ async def test_clocks_that_were_set_back_since_the_plan_are_left_alone(lanes: Tw
     assert before == await lanes.second.fetchrow("select * from lanes")
 
 
+async def test_operations_are_listed_whichever_server_they_are_noted_on(servers: TwoServers) -> None:
+    """By when they began; a copy that a move has left is no second one. A server that is away is named."""
+    for number, settings in enumerate((servers.both, servers.alone[1], servers.both)):
+        async with recorded_operation(settings, Intent(f"verb {number}", "ann", "b", {}, {})):
+            pass
+    noted = await servers.second.fetchrow("select * from operations")
+    assert noted is not None
+    names, places = ", ".join(noted.keys()), ", ".join(f"${number + 1}" for number in range(len(noted)))
+    copy = f"insert into operations ({names}) overriding system value values ({places})"  # noqa: S608 - our own names
+    await servers.first.execute(copy, *noted)
+
+    listed = json.loads((await run(servers.both, "operations", "list", "--json")).out)
+    newest = json.loads((await run(servers.both, "operations", "list", "--last", "1", "--json")).out)
+    shown = await run(servers.both, "operations", "show", str(noted["operation"]))
+    away = await run(servers.without_second(), "operations", "list", "--json")
+    nowhere = await run(servers.without_second(), "operations", "show", "77")
+
+    assert ["verb 2", "verb 1", "verb 0"] == [each["verb"] for each in listed]
+    assert ["verb 2"] == [each["verb"] for each in newest]
+    assert (Exit.DONE, True) == (shown.code, "verb 1" in shown.out)
+    assert (Exit.UNREACHABLE, Exit.UNREACHABLE) == (away.code, nowhere.code)
+    assert {"verb 0", "verb 2"} <= {each["verb"] for each in json.loads(away.out)}
+    assert ["Postgres cannot be reached at localhost:1" in each.err for each in (away, nowhere)] == [True, True]
+
+
 async def test_a_server_that_is_away_keeps_clocks_from_being_set_back_but_for_the_partitions_of_others(
     lanes: TwoServers,
 ) -> None:

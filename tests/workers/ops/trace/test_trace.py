@@ -203,7 +203,7 @@ async def test_a_dead_letter_with_another_key_is_found_by_the_account_that_it_na
     mended: Settings, account: str
 ) -> None:
     """A wrong key is a reason to be dead-lettered, and its owner is the one who asks."""
-    await set_aside(mended, BILLING_EVENTS, f"{account}-key", [encode(platinum(account))], "key_mismatch")
+    await set_aside(mended, BILLING_EVENTS, f"{account}-key", [encode(platinum(account))], "key_is_not_subject")
 
     of_subject = await _trace(mended, account=account)
     of_key = await _trace(mended, account=f"{account}-key")
