@@ -7,14 +7,14 @@ import pytest
 
 from schemas.catalogue import SEND_REQUESTS
 from tests.workers.command import run
-from tests.workers.two_servers import TwoServers, account_of
+from tests.workers.two_servers import TwoServers, account_of, set_state
 from workers.commands.running import Exit
 from workers.ledger.model import WorkerName
 from workers.ops.books.shards import NotHeldError, ServerError, server_name
 from workers.ops.clock.decide import ClockDecision, decide_clock, plan_clock
 from workers.ops.clock.set_back import VERB, plan_set_back, set_back
 from workers.ops.clock.state import read_clocks
-from workers.ops.numbers import one_server_of, one_server_of_numbers, require_one_server
+from workers.ops.numbers import one_server_of, one_server_of_number, require_one_server
 from workers.ops.operations import Intent, Operator, RefusedError, recorded_operation
 from workers.ops.topics.ended import rows_of_lanes, start_lanes
 from workers.ops.topics.numbering import plan_numbering
@@ -36,23 +36,24 @@ async def lanes(servers: TwoServers) -> TwoServers:
 
 
 async def test_a_verb_works_with_the_server_of_its_numbers_or_account(servers: TwoServers) -> None:
-    """Numbers of two servers are refused, with who holds which; so is none. One server is never asked."""
+    """A number that no server has, or two, is refused. One server is never asked."""
     first, second = (each.database_url for each in servers.alone)
     found = [
-        await one_server_of_numbers(servers.both, [0, 2], "v"),
-        await one_server_of_numbers(servers.both, [3], "v"),
-        await one_server_of(servers.both, account_of(3), None, "v"),
-        await one_server_of_numbers(servers.without_second(), [0], "v"),
+        await one_server_of_number(servers.both, 0),
+        await one_server_of_number(servers.both, 3),
+        await one_server_of(servers.both, account_of(3), None),
+        await one_server_of(servers.both, None, 3),
+        await one_server_of_number(servers.without_second(), 0),
     ]
 
-    assert [first, second, second, first] == [each.database_url for each in found]
+    assert [first, second, second, second, first] == [each.database_url for each in found]
     assert {""} == {each.database_shards.get_secret_value() for each in found}
-    for numbers in ([0, 3], []):
-        with pytest.raises(RefusedError, match=r"give --partition of one of them \(.* holds 0-2; .* holds 3\)"):
-            await one_server_of_numbers(servers.both, numbers, "v")
     with pytest.raises(ServerError):
-        await one_server_of_numbers(servers.without_second(), [3], "v")
-    assert servers.alone[0] is await one_server_of_numbers(servers.alone[0], [], "v")
+        await one_server_of_number(servers.without_second(), 3)
+    await set_state(servers.first, 2, "left", servers.second)
+    with pytest.raises(NotHeldError, match="partition number 2 is held by no server"):
+        await one_server_of_number(servers.both, 2)
+    assert servers.alone[0] is await one_server_of_number(servers.alone[0], 2)
     require_one_server(servers.alone[0], "v", "w")
     with pytest.raises(RefusedError, match="`v` does not work with several Postgres servers"):
         require_one_server(servers.both, "v", "w")
