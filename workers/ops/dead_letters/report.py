@@ -34,6 +34,7 @@ __all__ = ["DeadLetterReport", "count_dead_letters", "report_dead_letter", "repo
 
 _IS_NOTED: Final = "select exists (select from operations where operation = $1)"
 _REDRIVEN_BY: Final = "select letter_partition, letter_offset, letter from redriven where operation = $1"
+_Told = tuple[DeadLetter, LetterHistory | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +96,15 @@ async def report_dead_letters(  # noqa: PLR0913 - independent options
             after=after,
             budget=None if budget is None else replace(budget),
         )
-        letters, silent = page.letters, unreadable
+        silent, silent_servers = unreadable, tuple[ServerError, ...]()
+        known: list[_Told] = [(letter, None) for letter in page.letters]
         if silent is None:
             every = selection.offset is not None
             try:
-                histories, silent_servers = await _histories(settings, connection, letters, budget, every=every)
+                known, silent_servers = await _histories(settings, connection, page.letters, budget, every=every)
             except ServerError as error:  # none of several answers
                 silent = str(error)
-        if silent is not None:
-            told: list[tuple[DeadLetter, LetterHistory | None]] = [(letter, None) for letter in letters]
-            return DeadLetterReport(told, silent, page.next, page.searched_to)
-    known = list(zip(letters, histories, strict=True))
-    return DeadLetterReport(known, None, page.next, page.searched_to, silent_servers)
+    return DeadLetterReport(known, silent, page.next, page.searched_to, silent_servers)
 
 
 async def count_dead_letters(
@@ -137,8 +135,8 @@ async def _histories(
     budget: ReadBudget | None,
     *,
     every: bool,
-) -> tuple[list[LetterHistory | None], tuple[ServerError, ...]]:
-    """Return the histories of letters; what redriven ones became is searched for if `every`, or if unanswered.
+) -> tuple[list[_Told], tuple[ServerError, ...]]:
+    """Return letters with their histories; what redriven ones became is searched for if `every`, or if unanswered.
 
     None for those whose server does not answer, with the errors of such servers.
     """
@@ -157,9 +155,11 @@ async def _histories(
         # There redrives are noted: whether one without an answer was sent back is not known.
         keys = map(letter_key, letters)
         unknown |= {key for key in keys if answers.found.get(key) is None and key not in redrives.found}
-    return [
-        None if letter_key(letter) in unknown else history for letter, history in zip(letters, histories, strict=True)
-    ], answers.silent or redrives.silent
+    told: list[_Told] = [
+        (letter, None if letter_key(letter) in unknown else history)
+        for letter, history in zip(letters, histories, strict=True)
+    ]
+    return told, answers.silent or redrives.silent
 
 
 async def report_dead_letter(
