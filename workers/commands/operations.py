@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 
 from workers.commands.options import MAX_INT64, JsonOption, write_json
-from workers.commands.running import run_command
+from workers.commands.running import run_command, tell_silent_servers
 from workers.commands.views.dead_letters import show_operation, show_operations
-from workers.ops.operations import list_operations, read_operation
+from workers.ops.operations import find_operations, read_operation
 
 __all__ = ["operations"]
 
@@ -21,8 +21,10 @@ def list_command(
     json: JsonOption = False,
 ) -> None:
     """List operations, newest first."""
-    found = run_command(lambda settings: list_operations(settings, last))
+    found, silent = run_command(lambda settings: find_operations(settings, last))
     write_json(found) if json else show_operations(found)
+    if exit_ := tell_silent_servers(silent):
+        raise typer.Exit(exit_)
 
 
 @operations.command("show")

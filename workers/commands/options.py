@@ -3,6 +3,8 @@
 import getpass
 import math
 import re
+import sys
+from contextlib import redirect_stdout
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Protocol
 
@@ -10,6 +12,7 @@ import typer
 from pydantic_core import to_json
 
 from infra.clock import EPOCH, utc_now
+from infra.output import writes_json
 from schemas.envelope import ID_PATTERN
 from workers.commands.running import Exit, fail
 from workers.ops.operations import OngoingOperation, Operator
@@ -171,10 +174,20 @@ def require_operator(by: str | None, because: str | None) -> Operator:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask the operator for confirmation, unless `yes`; end the process if the answer is no or there is no terminal."""
+    """Ask the operator for confirmation, unless `yes`; end the process if the answer is no or there is nobody to ask.
+
+    With --json nobody has been shown what the question is about.
+    """
     if yes:
         return
+    if writes_json():
+        raise fail("cannot ask for confirmation with --json, which shows no plan before: use --yes", Exit.WRONG_USAGE)
     if not typer.get_text_stream("stdin").isatty():
         raise fail("cannot ask for confirmation without a terminal: use --yes", Exit.WRONG_USAGE)
-    if not typer.confirm(question):
+    try:
+        with redirect_stdout(sys.stderr):  # the answer goes to whatever file takes it, the question to the operator
+            agreed = typer.confirm(question)
+    except typer.Abort:
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    if not agreed:
         raise typer.Exit(Exit.NO)

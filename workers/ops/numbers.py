@@ -8,7 +8,6 @@ from pydantic import SecretStr
 
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
-from infra.shards import number_ranges
 from workers.ops.books.shards import (
     Holdings,
     NotHeldError,
@@ -27,7 +26,7 @@ __all__ = [
     "numbers_beside",
     "one_server_of",
     "one_server_of_account",
-    "one_server_of_numbers",
+    "one_server_of_number",
     "open_locked",
     "require_one_server",
     "servers_of_numbers",
@@ -144,32 +143,23 @@ async def open_locked(server: Settings, verb: str) -> AsyncIterator[Connection]:
         await connection.close()
 
 
-async def one_server_of_numbers(settings: Settings, numbers: Collection[int], verb: str) -> Settings:
-    """Return the settings of the only server, or of the one of several that holds all of these numbers, and no other.
+async def one_server_of_number(settings: Settings, number: int) -> Settings:
+    """Return the settings of the only server, or of the one of several that has the rows of a number, and no other.
 
     Raises:
-        RefusedError: when there are several servers and none holds them all, or no number is given.
-        ServerError: when no server answers.
+        NotHeldError: when all of several servers answer, and the number is held by none or two of them.
+        ServerError: when it may be held by one of several servers that does not answer.
 
     """
     if has_one_server(settings):
         return settings
     answers = await ask_each_server(settings, _nothing)
-    found = [(server, holdings) for server, holdings, _ in answers.found]
-    holders = [server for server, holdings in found if numbers and all(map(holdings.has_number, numbers))]
-    if len(holders) == 1:
-        return _alone(holders[0])
-    if numbers:
+    holders = [server for server, holdings, _ in answers.found if holdings.has_number(number)]
+    if not holders:
         for error in answers.silent:
             raise error
-    told = "; ".join(
-        f"{server_name(server)} holds {number_ranges([n for n in range(partitions) if holdings.has_number(n)])}"
-        for server, holdings in found
-        if (partitions := holdings.partitions or settings.topic_partitions)
-    )
-    raise RefusedError(
-        f"`{verb}` works with one of several servers at a time: give --partition of one of them ({told})"
-    )
+    check_holders(number, len(holders))
+    return _alone(holders[0])
 
 
 async def one_server_of_account(settings: Settings, account_id: str) -> Settings:
@@ -182,19 +172,18 @@ async def one_server_of_account(settings: Settings, account_id: str) -> Settings
     return settings if has_one_server(settings) else _alone(await settings_of_account(settings, account_id))
 
 
-async def one_server_of(settings: Settings, account: str | None, partition: int | None, verb: str) -> Settings:
+async def one_server_of(settings: Settings, account: str | None, partition: int | None) -> Settings:
     """Return the settings of the only server, or of the one of several that has the rows of an account or partition.
 
     Where neither is given they are the given ones: all servers have some of the rows.
 
     Raises:
-        RefusedError: when there are several, and none has the partition.
         NotHeldError, ServerError: when there are several, and it is not known which one, or it does not answer.
 
     """
     if account is not None:
         return await one_server_of_account(settings, account)
-    return settings if partition is None else await one_server_of_numbers(settings, [partition], verb)
+    return settings if partition is None else await one_server_of_number(settings, partition)
 
 
 def require_one_server(settings: Settings, verb: str, instead: str) -> None:

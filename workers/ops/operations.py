@@ -12,14 +12,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from itertools import chain
 from typing import Any, NamedTuple
+
+from asyncpg import Record
 
 from infra.clock import utc_now
 from infra.postgres import POSTGRES_ERRORS, Connection, connect_database
 from infra.settings import Settings
-from workers.ops.books.snapshot import open_books
+from workers.ops.books.shards import ServerError, ask_each_server
 
 __all__ = [
+    "FoundOperations",
     "Intent",
     "NoSuchOperationError",
     "OngoingOperation",
@@ -28,6 +32,7 @@ __all__ = [
     "Operator",
     "RefusedError",
     "count_running_operations",
+    "find_operations",
     "list_operations",
     "lock_verb",
     "read_operation",
@@ -213,21 +218,49 @@ from operations as o
 """
 
 
-async def list_operations(settings: Settings, last: int) -> list[Operation]:
-    """Return the newest operations, the newest first.
+class FoundOperations(NamedTuple):
+    """Operations of all servers, the newest first, and the errors of some of several."""
+
+    operations: list[Operation]
+    silent: list[ServerError]
+
+
+async def find_operations(settings: Settings, last: int) -> FoundOperations:
+    """Return the newest operations, on whichever server each is noted.
 
     Raises:
-        NotSetUpError: when the database was never migrated.
-        OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
+        NotSetUpError: when the only database was never migrated.
+        OSError, asyncpg.PostgresError: when it cannot be reached or refuses.
+        ServerError: when none of several servers answers.
 
     """
-    async with open_books(settings) as connection:
-        return await read_operations(connection, last)
+    told = await ask_each_server(settings, lambda connection, _: read_operations(connection, last))
+    if len(told.answers) == 1:
+        return FoundOperations(told.answers[0], told.silent)
+    # A move of a number copies those that its clock decisions name: one of each is told.
+    numbered = {each.operation: each for each in sorted(chain(*told.answers), key=lambda each: each.noted_at)}
+    newest = sorted(numbered.values(), key=lambda each: each.started_at, reverse=True)
+    return FoundOperations(newest[:last], told.silent)
+
+
+async def list_operations(settings: Settings, last: int) -> list[Operation]:
+    """Return the newest operations, the newest first; of several servers, of those that answer.
+
+    Raises:
+        NotSetUpError, OSError, asyncpg.PostgresError: as `find_operations` does.
+        ServerError: when that of INMAIL_DATABASE_URL does not answer, on which most are noted.
+
+    """
+    found = await find_operations(settings, last)
+    for error in found.silent:
+        if error.settings.database_url == settings.database_url:
+            raise error
+    return found.operations
 
 
 async def read_operations(connection: Connection, last: int) -> list[Operation]:
     """Return the newest operations from an open connection, the newest first."""
-    rows = await connection.fetch(_OPERATIONS + " order by o.operation desc limit $2", _LOCKS, last)
+    rows = await connection.fetch(_OPERATIONS + " order by o.started_at desc, o.operation desc limit $2", _LOCKS, last)
     return [Operation(*row) for row in rows]
 
 
@@ -241,16 +274,22 @@ async def count_running_operations(connection: Connection) -> int:
 
 
 async def read_operation(settings: Settings, number: int) -> Operation:
-    """Return one operation by its number.
+    """Return one operation by its number, from whichever server it is noted on.
 
     Raises:
         NoSuchOperationError: when no operation has the number.
-        NotSetUpError: when the database was never migrated.
-        OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
+        NotSetUpError: when the only database was never migrated.
+        OSError, asyncpg.PostgresError: when it cannot be reached or refuses.
+        ServerError: when a server that does not answer may have it.
 
     """
-    async with open_books(settings) as connection:
-        row = await connection.fetchrow(_OPERATIONS + " where o.operation = $2", _LOCKS, number)
-    if row is None:
-        raise NoSuchOperationError(f"there is no operation {number}: see `inmail operations list`")
-    return Operation(*row)
+
+    async def read(connection: Connection, _: object) -> Record | None:
+        return await connection.fetchrow(_OPERATIONS + " where o.operation = $2", _LOCKS, number)
+
+    told = await ask_each_server(settings, read)
+    if found := [Operation(*row) for row in told.answers if row is not None]:
+        return max(found, key=lambda each: each.noted_at)
+    for error in told.silent:
+        raise error
+    raise NoSuchOperationError(f"there is no operation {number}: see `inmail operations list`")

@@ -94,6 +94,7 @@ select max(source_offset) from (
     select source_offset from ticks where partition = $1 and source_offset >= $2 order by source_offset limit $3
 ) as step
 """
+_STORED: Final = "select count(*) from ticks where partition <> all($1::integer[])"
 _LAST: Final = 2**63 - 1
 
 
@@ -112,7 +113,7 @@ class PrunePlan:
 
 
 async def plan_prune(settings: Settings) -> PrunePlan:
-    """Return what a run would delete, on all servers of the books together.
+    """Return what a run would delete, on all servers of the books together; copies that a move has left stay.
 
     Raises:
         RefusedError: when the topic of ticks is another one than the books have read.
@@ -123,7 +124,8 @@ async def plan_prune(settings: Settings) -> PrunePlan:
     """
     oldest, topic_id = await _read_topic(settings)
     ticks = stored = 0
-    for server, _ in await all_holdings(settings):
+    for server, holdings in await all_holdings(settings):
+        held = {number: offset for number, offset in oldest.items() if holdings.has_number(number)}
         connection = await connect_database(server, patient=True)
         try:
             lane = await connection.fetchval(_RECREATED, GROUP, EXPIRY_TICKS, topic_id)
@@ -132,8 +134,8 @@ async def plan_prune(settings: Settings) -> PrunePlan:
                     f"{EXPIRY_TICKS} was deleted and created again since its partition {lane} was read: run `inmail"
                     " topics apply`, and let the expiry worker publish what it has stored"
                 )
-            ticks += await connection.fetchval(_COUNT, *_places(oldest), 0, _LAST, topic_id, timeout=_TIMEOUT)
-            stored += await connection.fetchval("select count(*) from ticks", timeout=_TIMEOUT)
+            ticks += await connection.fetchval(_COUNT, *_places(held), 0, _LAST, topic_id, timeout=_TIMEOUT)
+            stored += await connection.fetchval(_STORED, holdings.foreign, timeout=_TIMEOUT)
         finally:
             await connection.close()
     return PrunePlan(ticks, stored, topic_id, oldest)
@@ -183,10 +185,10 @@ async def prune(
     """
     async with recorded_operation(settings, Intent(VERB, *who, {}, plan.summary())) as operation:
         operation.result["deleted"] = 0
-        for server, _ in await all_holdings(settings):
+        for server, holdings in await all_holdings(settings):
             connection = await connect_database(server, patient=True)
             try:
-                for partition in sorted(plan.oldest):
+                for partition in filter(holdings.has_number, sorted(plan.oldest)):
                     await _prune_partition(connection, plan, partition, operation, stop, progress)
             finally:
                 await connection.close()

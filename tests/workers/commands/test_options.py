@@ -1,5 +1,12 @@
 """What operators' commands refuse before they ask Kafka or Postgres anything."""
 
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+
 import pytest
 from typer.testing import CliRunner
 
@@ -63,3 +70,64 @@ def test_what_can_be_no_account_id_is_wrong_usage(command: list[str], account: s
 
     assert Exit.WRONG_USAGE == done.exit_code
     assert "expected an account id of 1 to 128 visible ASCII" in " ".join(done.stderr.replace("│", " ").split())
+
+
+_QUESTION = """
+import typer
+from infra.output import note_json
+from workers.commands.options import confirm
+
+def ask() -> None:
+    note_json(asked={as_json})
+    confirm("Go on?", yes=False)
+    print("done")
+
+typer.run(ask)
+"""
+
+
+def _asked(answer: bytes | signal.Signals, *, as_json: bool = False) -> tuple[int, str, str]:
+    """Ask on a terminal, where standard output is a file; return exit code, output and what the operator saw."""
+    ours, theirs = os.openpty()
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-c", _QUESTION.format(as_json=as_json)],
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            select.select([process.stdout, process.stderr], [], [], 60)  # until it asks
+            if isinstance(answer, bytes):
+                os.write(ours, answer)
+            else:
+                process.send_signal(answer)
+            out, err = process.communicate(timeout=60)
+            return process.returncode, out.decode(), err.decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+@pytest.mark.parametrize(
+    ("answer", "exit_", "out"),
+    [
+        (b"y\n", Exit.DONE, "done\n"),
+        (b"n\n", Exit.NO, ""),
+        (signal.SIGINT, Exit.INTERRUPTED, ""),
+        (b"\x04", Exit.INTERRUPTED, ""),
+    ],
+)
+def test_a_question_is_no_part_of_the_answer(answer: bytes | signal.Signals, exit_: Exit, out: str) -> None:
+    """It is asked on standard error; whoever interrupts it has not said no."""
+    code, told, asked = _asked(answer)
+
+    assert (exit_, out) == (code, told)
+    assert asked.startswith("Go on? [y/N]:")
+
+
+def test_with_json_nothing_is_confirmed_that_was_not_shown() -> None:
+    """On a terminal, too: the plan is part of the answer, which comes after the question."""
+    code, out, err = _asked(b"y\n", as_json=True)
+
+    assert (Exit.WRONG_USAGE, "") == (code, out)
+    assert "with --json, which shows no plan before: use --yes" in json.loads(err)["message"]

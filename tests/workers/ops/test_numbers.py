@@ -7,14 +7,14 @@ import pytest
 
 from schemas.catalogue import SEND_REQUESTS
 from tests.workers.command import run
-from tests.workers.two_servers import TwoServers, account_of
+from tests.workers.two_servers import TwoServers, account_of, set_state
 from workers.commands.running import Exit
 from workers.ledger.model import WorkerName
 from workers.ops.books.shards import NotHeldError, ServerError, server_name
 from workers.ops.clock.decide import ClockDecision, decide_clock, plan_clock
 from workers.ops.clock.set_back import VERB, plan_set_back, set_back
 from workers.ops.clock.state import read_clocks
-from workers.ops.numbers import one_server_of, one_server_of_numbers, require_one_server
+from workers.ops.numbers import one_server_of, one_server_of_number, require_one_server
 from workers.ops.operations import Intent, Operator, RefusedError, recorded_operation
 from workers.ops.topics.ended import rows_of_lanes, start_lanes
 from workers.ops.topics.numbering import plan_numbering
@@ -36,23 +36,24 @@ async def lanes(servers: TwoServers) -> TwoServers:
 
 
 async def test_a_verb_works_with_the_server_of_its_numbers_or_account(servers: TwoServers) -> None:
-    """Numbers of two servers are refused, with who holds which; so is none. One server is never asked."""
+    """A number that no server has, or two, is refused. One server is never asked."""
     first, second = (each.database_url for each in servers.alone)
     found = [
-        await one_server_of_numbers(servers.both, [0, 2], "v"),
-        await one_server_of_numbers(servers.both, [3], "v"),
-        await one_server_of(servers.both, account_of(3), None, "v"),
-        await one_server_of_numbers(servers.without_second(), [0], "v"),
+        await one_server_of_number(servers.both, 0),
+        await one_server_of_number(servers.both, 3),
+        await one_server_of(servers.both, account_of(3), None),
+        await one_server_of(servers.both, None, 3),
+        await one_server_of_number(servers.without_second(), 0),
     ]
 
-    assert [first, second, second, first] == [each.database_url for each in found]
+    assert [first, second, second, second, first] == [each.database_url for each in found]
     assert {""} == {each.database_shards.get_secret_value() for each in found}
-    for numbers in ([0, 3], []):
-        with pytest.raises(RefusedError, match=r"give --partition of one of them \(.* holds 0-2; .* holds 3\)"):
-            await one_server_of_numbers(servers.both, numbers, "v")
     with pytest.raises(ServerError):
-        await one_server_of_numbers(servers.without_second(), [3], "v")
-    assert servers.alone[0] is await one_server_of_numbers(servers.alone[0], [], "v")
+        await one_server_of_number(servers.without_second(), 3)
+    await set_state(servers.first, 2, "left", servers.second)
+    with pytest.raises(NotHeldError, match="partition number 2 is held by no server"):
+        await one_server_of_number(servers.both, 2)
+    assert servers.alone[0] is await one_server_of_number(servers.alone[0], 2)
     require_one_server(servers.alone[0], "v", "w")
     with pytest.raises(RefusedError, match="`v` does not work with several Postgres servers"):
         require_one_server(servers.both, "v", "w")
@@ -117,6 +118,45 @@ async def test_clocks_of_several_servers_are_set_back_by_one_command(lanes: TwoS
     assert ([False, True], [False]) == (await lanes.first.fetchval(_IS_FAR), await lanes.second.fetchval(_IS_FAR))
     noted = [await each.fetchval("select count(*) from operations") for each in (lanes.first, lanes.second)]
     assert [1, 0] == noted
+
+
+async def test_clocks_that_were_set_back_since_the_plan_are_left_alone(lanes: TwoServers) -> None:
+    """They have gone on; the operation counts those that it has set."""
+    for connection in (lanes.first, lanes.second):
+        await connection.execute(_FAR)
+    plan = await plan_set_back(lanes.both)
+    done = await set_back(lanes.both, plan, Operator("ann", "a wrong year"))
+    await lanes.second.execute("update lanes set as_of = as_of + interval '1 hour'")
+    before = await lanes.second.fetchrow("select * from lanes")
+    again = await set_back(lanes.both, plan, Operator("bob", "a wrong year"))
+
+    assert [2, 0] == [each.result["lanes"] for each in (done, again)]
+    assert before == await lanes.second.fetchrow("select * from lanes")
+
+
+async def test_operations_are_listed_whichever_server_they_are_noted_on(servers: TwoServers) -> None:
+    """By when they began; a copy that a move has left is no second one. A server that is away is named."""
+    for number, settings in enumerate((servers.both, servers.alone[1], servers.both)):
+        async with recorded_operation(settings, Intent(f"verb {number}", "ann", "b", {}, {})):
+            pass
+    noted = await servers.second.fetchrow("select * from operations")
+    assert noted is not None
+    names, places = ", ".join(noted.keys()), ", ".join(f"${number + 1}" for number in range(len(noted)))
+    copy = f"insert into operations ({names}) overriding system value values ({places})"  # noqa: S608 - our own names
+    await servers.first.execute(copy, *noted)
+
+    listed = json.loads((await run(servers.both, "operations", "list", "--json")).out)
+    newest = json.loads((await run(servers.both, "operations", "list", "--last", "1", "--json")).out)
+    shown = await run(servers.both, "operations", "show", str(noted["operation"]))
+    away = await run(servers.without_second(), "operations", "list", "--json")
+    nowhere = await run(servers.without_second(), "operations", "show", "77")
+
+    assert ["verb 2", "verb 1", "verb 0"] == [each["verb"] for each in listed]
+    assert ["verb 2"] == [each["verb"] for each in newest]
+    assert (Exit.DONE, True) == (shown.code, "verb 1" in shown.out)
+    assert (Exit.UNREACHABLE, Exit.UNREACHABLE) == (away.code, nowhere.code)
+    assert {"verb 0", "verb 2"} <= {each["verb"] for each in json.loads(away.out)}
+    assert ["Postgres cannot be reached at localhost:1" in each.err for each in (away, nowhere)] == [True, True]
 
 
 async def test_a_server_that_is_away_keeps_clocks_from_being_set_back_but_for_the_partitions_of_others(

@@ -17,6 +17,7 @@ from schemas.ticks import ExpiryTick
 from tests.ledger.book import DAY, Book
 from tests.workers.life import in_partition
 from tests.workers.replaying import ME
+from tests.workers.two_servers import TwoServers
 from tests.workers.wire import ends, read, working
 from workers.jobs.expiry import ExpiryJob
 from workers.ledger.plans import load_catalogue
@@ -82,24 +83,45 @@ async def test_ticks_go_that_booked_nothing_and_that_retention_has_taken(
     assert 0 == (await plan_prune(cluster)).ticks
 
 
-async def _books(database: Connection, count: int = 6) -> None:
+async def _books(database: Connection, count: int = 6, partition: int = 0) -> None:
     """A lane that has published the answers to so many ticks, which booked nothing, at the offsets from 0 on."""
     await database.execute(
         "insert into lanes (consumer_group, topic, partition, epoch, next_offset, published, as_of, topic_since)"
-        " values ('inmail-expiry', $1, 0, 1, $2, $2, $3, '-infinity')",
+        " values ('inmail-expiry', $1, $4, 1, $2, $2, $3, '-infinity')",
         EXPIRY_TICKS,
         count,
         NOW + timedelta(minutes=count),
+        partition,
     )
     await database.executemany(
         "insert into ticks (partition, request_id, fingerprint, code, source_offset, as_of, horizon, lots, credits,"
-        " complete, steps) values (0, $1, 1, 'booked', $2, $3, $3, 0, 0, true, 1)",
-        [(uuid4(), offset, NOW + timedelta(minutes=offset)) for offset in range(count)],
+        " complete, steps) values ($4, $1, 1, 'booked', $2, $3, $3, 0, 0, true, 1)",
+        [(uuid4(), offset, NOW + timedelta(minutes=offset), partition) for offset in range(count)],
     )
 
 
 async def _left(database: Connection) -> list[int]:
     return [row[0] for row in await database.fetch("select source_offset from ticks order by 1")]
+
+
+async def test_copies_that_a_move_has_left_are_not_counted(
+    servers: TwoServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Number 3 is the second server's; what the first has of it is deleted by the move, or by nobody."""
+
+    async def read_topic(_: Settings) -> tuple[dict[int, int], UUID]:
+        return {0: 0, 3: 4}, uuid4()
+
+    for connection in (servers.first, servers.second):
+        await _books(connection, partition=3)
+        await connection.execute("update lanes set topic_id = null")
+    monkeypatch.setattr(pruning, "_read_topic", read_topic)
+
+    plan = await plan_prune(servers.both)
+    done = await prune(servers.both, plan, who=ME, stop=asyncio.Event())
+
+    assert (3, 6, 3) == (plan.ticks, plan.stored, done.result["deleted"])
+    assert (6, [3, 4, 5]) == (len(await _left(servers.first)), await _left(servers.second))
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 """Terminal output of the servers of the books, and of plans and moves between them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from rich.text import Text
 
 from infra.local.progress import Progress
+from infra.shards import number_ranges
 from infra.terminal import console, show_table
 from workers.commands.views.styles import BAD, GOOD, WARN, format_count
 from workers.ops.operations import OngoingOperation
@@ -36,7 +37,7 @@ def show_shards(found: ShardsOverview) -> None:
         text = f"number {number} is claimed by {' and '.join(addresses)}: nobody works it"
         out.print(Text(text, style=BAD), soft_wrap=True)
     if found.unheld:
-        numbers = format_numbers(found.unheld)
+        numbers = number_ranges(found.unheld)
         text = (
             f"no server holds {numbers}: nobody works {'it' if len(found.unheld) == 1 else 'them'}"
             if found.is_complete
@@ -50,7 +51,7 @@ def show_shards(found: ShardsOverview) -> None:
         (
             "" if each.server is None else str(each.server.shard.ordinal),
             each.address,
-            Text("does not answer", style=BAD) if each.server is None else format_numbers(each.held) or "none",
+            Text("does not answer", style=BAD) if each.server is None else number_ranges(each.held) or "none",
             _under_way(each),
         )
         for each in found.servers
@@ -63,17 +64,6 @@ def _under_way(standing: ShardStanding) -> str:
         f"{each.number} {each.state.value}{'' if each.other is None else f' ({each.other})'}"
         for each in standing.under_way
     )
-
-
-def format_numbers(numbers: Sequence[int]) -> str:
-    """Return ascending numbers as text, runs of them shortened: `0-5, 8`."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and runs[-1][-1] == number - 1:
-            runs[-1] = [runs[-1][0], number]
-        else:
-            runs.append([number])
-    return ", ".join("-".join(str(end) for end in run) for run in runs)
 
 
 def show_add_plan(plan: AddPlan) -> None:
@@ -100,7 +90,7 @@ def show_move_plan(plan: MovePlan, *, keep: bool) -> None:
     """Show what moving numbers would do."""
     out = console()
     if plan.there:
-        out.print(f"On {plan.target.name} already: {format_numbers(plan.there)}")
+        out.print(f"On {plan.target.name} already: {number_ranges(plan.there)}")
     if not plan.moves:
         out.print("Nothing to move.")
         return
@@ -127,7 +117,7 @@ def show_move_plan(plan: MovePlan, *, keep: bool) -> None:
 def show_move_result(done: OngoingOperation, plan: MovePlan) -> None:
     """Show the result of moving numbers."""
     moved = done.result["moved"]
-    text = f"{format_numbers(moved) or 'none'} on {plan.target.name}: operation {done.number}"
+    text = f"{number_ranges(moved) or 'none'} on {plan.target.name}: operation {done.number}"
     if done.stopped:
         console().print(Text(f"stopped: {text}; the same command goes on", style=WARN), soft_wrap=True)
         return

@@ -11,7 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from infra.clock import utc_now
 from infra.kafka.clients import committed_offsets
 from infra.postgres import Connection
-from workers.ops.books.lanes import LaneProgress, read_lanes
+from workers.ops.books.lanes import LaneProgress
 from workers.ops.books.shards import ONE_SERVER, Holdings
 
 __all__ = ["LaneReader", "LaneState", "MisplacedRecords", "read_misplaced"]
@@ -67,18 +67,19 @@ class LaneReader:
     clock: Callable[[], datetime] = utc_now
     _waiting: dict[TopicPartition, _Waiting] = field(default_factory=dict)
 
-    async def read(
-        self, connection: Connection, admin: AIOKafkaAdminClient, holdings: Holdings = ONE_SERVER
-    ) -> list[LaneState]:
-        """Return the state of every lane of a partition that the server holds.
+    async def read(self, lanes: Sequence[LaneProgress], admin: AIOKafkaAdminClient) -> list[LaneState]:
+        """Return the state of each lane.
 
         Stored offsets are read before committed ones, so that answers published in between do not count as waiting.
 
+        Args:
+            lanes: what the lanes have stored.
+            admin: an open client.
+
         Raises:
-            OSError, asyncpg.PostgresError, KafkaError: when a server does not answer.
+            KafkaError: when the brokers do not answer.
 
         """
-        lanes = [lane for lane in await read_lanes(connection) if holdings.has_number(lane.partition)]
         committed: dict[TopicPartition, int | None] = {}
         for group in dict.fromkeys(lane.group for lane in lanes):
             places = [TopicPartition(lane.topic, lane.partition) for lane in lanes if lane.group == group]

@@ -5,8 +5,8 @@ failed reading is repeated after its period; until then, scrapes get the last re
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, NamedTuple, NoReturn
@@ -29,6 +29,7 @@ from infra.shards import check_distinct, settings_of_shards
 from workers.ops.books.audit_mark import read_audited_at
 from workers.ops.books.credit_metrics import CreditTotals
 from workers.ops.books.lane_metrics import LaneState, read_misplaced
+from workers.ops.books.lanes import read_lanes
 from workers.ops.books.server_readings import LastReading, ServerReadings, merge_readings
 from workers.ops.books.shards import ONE_SERVER, Holdings, ServerError, naming_server, read_holdings, server_name
 from workers.ops.books.snapshot import open_books
@@ -43,7 +44,7 @@ LANES_SECONDS = 10.0
 _LATE_PERIODS = 3  # a reading older than this many periods makes the process not ready
 
 
-_Read = Callable[[ServerReadings, Connection, Holdings], Awaitable[None]]
+_Read = Callable[[ServerReadings], Awaitable[None]]
 
 
 class Periods(NamedTuple):
@@ -153,9 +154,10 @@ class _ExporterContext:
         self._admin: AIOKafkaAdminClient | None = None
 
     async def read_credits(self) -> list[ServerError]:
-        async def read(server: ServerReadings, connection: Connection, holdings: Holdings) -> None:
-            server.credits = await server.credit_reader.read(connection, holdings)
-            server.audited_at = await read_audited_at(connection)
+        async def read(server: ServerReadings) -> None:
+            async with self._open(server) as (connection, holdings):
+                server.credits = await server.credit_reader.read(connection, holdings)
+                server.audited_at = await read_audited_at(connection)
 
         return await self._read_servers("credits", read)
 
@@ -164,9 +166,12 @@ class _ExporterContext:
             self._admin = await self._clients.enter_async_context(admin_client(self._settings))
         admin = self._admin
 
-        async def read(server: ServerReadings, connection: Connection, holdings: Holdings) -> None:
-            server.lanes = await server.lane_reader.read(connection, admin, holdings)
-            server.misplaced = await read_misplaced(connection, holdings)
+        async def read(server: ServerReadings) -> None:
+            async with self._open(server) as (connection, holdings):
+                lanes = [lane for lane in await read_lanes(connection) if holdings.has_number(lane.partition)]
+                misplaced = await read_misplaced(connection, holdings)
+            # Only now: Postgres would end a transaction that is idle while a slow broker is waited for.
+            server.lanes, server.misplaced = await server.lane_reader.read(lanes, admin), misplaced
 
         return await self._read_servers("lanes", read)
 
@@ -188,18 +193,22 @@ class _ExporterContext:
 
     async def _read_server(self, server: ServerReadings, reading: str, read: _Read) -> None:
         began = monotonic()
-        one = len(self.observed.servers) == 1
         try:
             with naming_server(server.settings):
-                async with open_books(server.settings) as connection:
-                    holdings = ONE_SERVER if one else await read_holdings(connection)
-                    server.shard = holdings.shard
-                    await read(server, connection, holdings)
+                await read(server)
         except ServerError as error:
             server.errors[reading] = error
             return
         server.errors.pop(reading, None)
         server.read[reading] = LastReading(utc_now().timestamp(), monotonic() - began)
+
+    @asynccontextmanager
+    async def _open(self, server: ServerReadings) -> AsyncIterator[tuple[Connection, Holdings]]:
+        """Open a server's books in one snapshot, with what it holds."""
+        async with open_books(server.settings) as connection:
+            holdings = ONE_SERVER if len(self.observed.servers) == 1 else await read_holdings(connection)
+            server.shard = holdings.shard
+            yield connection, holdings
 
 
 async def read_once(settings: Settings) -> bytes:

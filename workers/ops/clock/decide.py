@@ -15,7 +15,7 @@ from infra.terminal import format_instant
 from workers.ledger.model import WorkerName
 from workers.ops.books.snapshot import open_books
 from workers.ops.clock.state import CreditsBetween, LaneClock, credits_between, read_lane_clocks
-from workers.ops.numbers import one_server_of_numbers
+from workers.ops.numbers import one_server_of_number
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
 from workers.topology import TOPIC_OF
 
@@ -80,11 +80,12 @@ async def plan_clock(  # noqa: PLR0913 - which record, and how much of what come
 
     Raises:
         RefusedError: when the lane holds none, or the arguments leave out the record that it holds.
+        NotHeldError, ServerError: of several servers, as `one_server_of_number` raises them.
         NotSetUpError, OSError, asyncpg.PostgresError: when the books cannot be read.
 
     """
     topic = TOPIC_OF[worker.value]
-    settings = await one_server_of_numbers(settings, [partition], "inmail clock")
+    settings = await one_server_of_number(settings, partition)
     async with open_books(settings) as connection:
         clocks = await read_lane_clocks(connection)
         lane = next((each for each in clocks if (each.topic, each.partition) == (topic, partition)), None)
@@ -114,7 +115,7 @@ async def decide_clock(settings: Settings, plan: ClockPlan, who: Operator) -> On
 
     """
     lane = plan.lane
-    settings = await one_server_of_numbers(settings, [lane.partition], "inmail clock")
+    settings = await one_server_of_number(settings, lane.partition)
     arguments = {"worker": lane.worker, "partition": lane.partition, "decision": plan.decision.value}
     verb = f"clock {plan.decision.value.replace('_', '-')}"
     async with recorded_operation(settings, Intent(verb, *who, arguments, plan.summary())) as operation:

@@ -45,12 +45,13 @@ left join lots as l on j.code = 'granted' and l.account = j.account and l.lot = 
 where j.worker = $1 and j.source_partition = $2 and j.as_of > $3
 """
 
-# It locks the lane's row: its owner stores nothing between the two.
+# It locks the lane's row: its owner stores nothing between the two. A clock that is before the planned time was set
+# back since, and has gone on from there.
 _NOTE = """
 insert into clock_set_backs (consumer_group, topic, partition, next_offset, as_of, set_back_to)
 select l.consumer_group, l.topic, l.partition, coalesce(l.next_offset, 0), l.as_of, $3
 from lanes as l
-where l.topic = $1 and l.partition = $2 and l.as_of > $3
+where l.topic = $1 and l.partition = $2 and l.as_of > $3 and l.as_of >= $4
 for update
 returning next_offset
 """
@@ -169,8 +170,7 @@ async def set_back(settings: Settings, plan: SetBackPlan, who: Operator) -> Ongo
                 lanes = [each for each in plan.lanes if each.lane.partition in held]
                 with naming_server(server):
                     async with _connect(settings, server, operation) as connection:
-                        await _set_lanes(connection, lanes)
-                operation.result["lanes"] += len(lanes)
+                        operation.result["lanes"] += await _set_lanes(connection, lanes)
     return operation
 
 
@@ -184,13 +184,17 @@ async def _connect(settings: Settings, server: Settings, operation: OngoingOpera
         yield connection
 
 
-async def _set_lanes(connection: Connection, lanes: Sequence[SetBackLane]) -> None:
+async def _set_lanes(connection: Connection, lanes: Sequence[SetBackLane]) -> int:
+    """Set the clocks of lanes back that are as far ahead as planned, or farther; return how many."""
+    count = 0
     async with connection.transaction():
         for each in lanes:
             lane = each.lane.topic, each.lane.partition, each.to
-            next_offset = await connection.fetchval(_NOTE, *lane)
+            next_offset = await connection.fetchval(_NOTE, *lane, each.lane.as_of)
             if next_offset is None:  # it is no longer ahead
                 continue
             # A time that was let in for all records up to it would carry the clock off again with the next one.
             await end_decisions(connection, *lane[:2], next_offset, ClockDecision.ACCEPT)
             await connection.execute(_SET_BACK, *lane)
+            count += 1
+    return count

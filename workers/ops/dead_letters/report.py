@@ -10,7 +10,7 @@ from typing import Any, Final
 from infra.kafka.backwards import ReadBudget
 from infra.postgres import POSTGRES_ERRORS, Connection, connect_database
 from infra.settings import Settings
-from workers.ops.books.shards import ServerError, ask_each_server
+from workers.ops.books.shards import ServerError, ask_each_server, has_one_server
 from workers.ops.dead_letters.copies import find_copies
 from workers.ops.dead_letters.history import (
     LetterHistory,
@@ -34,6 +34,7 @@ __all__ = ["DeadLetterReport", "count_dead_letters", "report_dead_letter", "repo
 
 _IS_NOTED: Final = "select exists (select from operations where operation = $1)"
 _REDRIVEN_BY: Final = "select letter_partition, letter_offset, letter from redriven where operation = $1"
+_Told = tuple[DeadLetter, LetterHistory | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ async def report_dead_letters(  # noqa: PLR0913 - independent options
         keys = await _redriven_by(settings, operation)
         places = {key[:2] for key in keys}
         is_selected = _both(selection, keys)
-    async with _open_books_if_reachable(settings) as (connection, silent):
+    async with _open_books_if_reachable(settings) as (connection, unreadable):
         page = await list_dead_letters(
             settings,
             selection,
@@ -95,14 +96,15 @@ async def report_dead_letters(  # noqa: PLR0913 - independent options
             after=after,
             budget=None if budget is None else replace(budget),
         )
-        letters = page.letters
-        if connection is None:
-            told: list[tuple[DeadLetter, LetterHistory | None]] = [(letter, None) for letter in letters]
-            return DeadLetterReport(told, silent, page.next, page.searched_to)
-        every = selection.offset is not None
-        histories, silent_servers = await _histories(settings, connection, letters, budget, every=every)
-    known = list(zip(letters, histories, strict=True))
-    return DeadLetterReport(known, None, page.next, page.searched_to, silent_servers)
+        silent, silent_servers = unreadable, tuple[ServerError, ...]()
+        known: list[_Told] = [(letter, None) for letter in page.letters]
+        if silent is None:
+            every = selection.offset is not None
+            try:
+                known, silent_servers = await _histories(settings, connection, page.letters, budget, every=every)
+            except ServerError as error:  # none of several answers
+                silent = str(error)
+    return DeadLetterReport(known, silent, page.next, page.searched_to, silent_servers)
 
 
 async def count_dead_letters(
@@ -127,9 +129,14 @@ def _both(selection: LetterFilter, keys: Collection[LetterKey]) -> Callable[[Dea
 
 
 async def _histories(
-    settings: Settings, connection: Connection, letters: list[DeadLetter], budget: ReadBudget | None, *, every: bool
-) -> tuple[list[LetterHistory | None], tuple[ServerError, ...]]:
-    """Return the histories of letters; what redriven ones became is searched for if `every`, or if unanswered.
+    settings: Settings,
+    connection: Connection | None,
+    letters: list[DeadLetter],
+    budget: ReadBudget | None,
+    *,
+    every: bool,
+) -> tuple[list[_Told], tuple[ServerError, ...]]:
+    """Return letters with their histories; what redriven ones became is searched for if `every`, or if unanswered.
 
     None for those whose server does not answer, with the errors of such servers.
     """
@@ -144,9 +151,15 @@ async def _histories(
     copies = await find_copies(settings, sent, budget)
     histories = make_histories(FoundLetters(letters, copies.places, copies.unsearched), redrives.found, answers.found)
     unknown = answers.unknown
-    return [
-        None if letter_key(letter) in unknown else history for letter, history in zip(letters, histories, strict=True)
-    ], answers.silent or redrives.silent
+    if any(each.settings.database_url == settings.database_url for each in redrives.silent):
+        # There redrives are noted: whether one without an answer was sent back is not known.
+        keys = map(letter_key, letters)
+        unknown |= {key for key in keys if answers.found.get(key) is None and key not in redrives.found}
+    told: list[_Told] = [
+        (letter, None if letter_key(letter) in unknown else history)
+        for letter, history in zip(letters, histories, strict=True)
+    ]
+    return told, answers.silent or redrives.silent
 
 
 async def report_dead_letter(
@@ -175,7 +188,13 @@ async def report_dead_letter(
 
 @asynccontextmanager
 async def _open_books_if_reachable(settings: Settings) -> AsyncIterator[tuple[Connection | None, str | None]]:
-    """Open the database, or return why it cannot be read: dead letters can be listed without their histories."""
+    """Open the only database, or return why it cannot be read: dead letters can be listed without their histories.
+
+    Of several none is opened: each that answers is asked, whichever is away.
+    """
+    if not has_one_server(settings):
+        yield None, None
+        return
     try:
         connection = await connect_database(settings)
     except POSTGRES_ERRORS as error:

@@ -17,6 +17,7 @@ from infra.settings import SettingsError
 from workers.ops.books.shards import ServerError, server_name
 from workers.ops.books.snapshot import is_unmigrated
 from workers.ops.doctor.model import CheckResult, Grade
+from workers.ops.operations import RefusedError
 from workers.ops.topics.plan import TopicsError
 
 __all__ = ["ANSWER_SECONDS", "Questions"]
@@ -24,7 +25,14 @@ __all__ = ["ANSWER_SECONDS", "Questions"]
 ANSWER_SECONDS: Final = 5.0  # of one question
 _SILENT_SECONDS: Final = 1.0  # until it is said what is being waited for
 _CLOSE_SECONDS: Final = 1.0  # what a server that did not answer may take to be left
-_TOLD_BY_TEXT: Final = (SettingsError, NotSetUpError, TopicsError, MigrationError, MissingPrivilegesError)
+_TOLD_BY_TEXT: Final = (
+    SettingsError,
+    NotSetUpError,
+    TopicsError,
+    RefusedError,
+    MigrationError,
+    MissingPrivilegesError,
+)
 _ERRORS: Final = (KafkaError, *POSTGRES_ERRORS, *_TOLD_BY_TEXT, ServerError)
 
 Server = TypeVar("Server")

@@ -15,6 +15,7 @@ from math import inf
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from infra.first_of import run_until_first
 from infra.kafka.clients import admin_client, count_partitions, reader
 from infra.migrate import migrate
 from infra.postgres import Connection, connect_database
@@ -59,7 +60,7 @@ async def rebuild(  # noqa: PLR0913 - what, how and by whom, and how to stop it
         request: the records to decide, and the rules.
         plan: the accepted plan.
         who: the operator.
-        stop: ends the rebuild between two transactions; the same command resumes it.
+        stop: ends the rebuild between two transactions, or the comparison; the same command resumes it.
         rate: maximum number of records a second; None: no limit.
         progress: called with the number of records read.
         noted_on: where the operation is recorded; None: with the live database.
@@ -80,9 +81,25 @@ async def rebuild(  # noqa: PLR0913 - what, how and by whom, and how to stop it
         operation.stopped = stop.is_set()
         if operation.stopped:
             return operation, None
-        comparison = await compare(settings, target, since=request.start, until=request.until, numbers=request.numbers)
-        operation.result["differences"] = comparison.counts()
+        comparison = await _compare(settings, target, request, stop)
+        operation.stopped = comparison is None
+        if comparison is not None:
+            operation.result["differences"] = comparison.counts()
     return operation, comparison
+
+
+async def _compare(
+    settings: Settings, target: Settings, request: RebuildRequest, stop: asyncio.Event
+) -> Comparison | None:
+    """Return the comparison of the ledgers, which takes minutes of large ones; None if a stop is requested before."""
+    found: list[Comparison] = []
+
+    async def read() -> None:
+        numbers, since, until = request.numbers, request.start, request.until
+        found.append(await compare(settings, target, since=since, until=until, numbers=numbers))
+
+    await run_until_first(read(), stop.wait())
+    return found[0] if found else None
 
 
 @asynccontextmanager

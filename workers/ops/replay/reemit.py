@@ -52,7 +52,7 @@ async def reemit(  # noqa: PLR0913 - what, how and by whom, and how to stop it
         KafkaError, OSError, asyncpg.PostgresError: when the reemission fails; the same command resumes it.
 
     """
-    settings = await one_server_of(settings, selection.account, selection.partition, "inmail replay reemit")
+    settings = await one_server_of(settings, selection.account, selection.partition)
 
     async def work(operation: OngoingOperation, part: ReemitPlan, progress: Progress) -> None:
         emitter = _Emitter(settings, operation, part, stop, progress)

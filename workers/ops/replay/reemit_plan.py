@@ -100,7 +100,7 @@ async def plan_reemit(
 
     """
     partitions = await _partitions(settings, to)
-    settings = await one_server_of(settings, selection.account, selection.partition, "inmail replay reemit")
+    settings = await one_server_of(settings, selection.account, selection.partition)
 
     async def plan_part(connection: Connection, holdings: Holdings, earlier: Unfinished | None) -> ReemitPlan:
         if selection.account is not None and not await connection.fetchval(

@@ -19,7 +19,7 @@ from infra.settings import Settings
 from infra.shards import settings_of_shards
 from workers.ledger.model import WorkerName
 from workers.ops.books.shards import naming_server, server_name
-from workers.ops.books.snapshot import open_books
+from workers.ops.books.snapshot import connect_to_books, open_books
 from workers.ops.group_offsets import describe_group
 from workers.ops.numbers import ServerNumbers, names_by_number, servers_of_numbers
 from workers.ops.operations import RefusedError
@@ -155,7 +155,8 @@ async def plan_rewind(
     for server, numbers in servers:
         part = replace(target, partitions=numbers)
         with naming_server(server):
-            async with open_books(server) as connection:
+            # No transaction is open while Kafka is asked: Postgres would end an idle one, and be told to be away.
+            async with connect_to_books(server) as connection:
                 try:
                     goes, of_server = await _plan_server(server, connection, worker, part, targets, rewound)
                 except NoTargetError as error:

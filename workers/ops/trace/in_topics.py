@@ -162,7 +162,7 @@ class TraceTarget:
 
     def is_selected(self, letter: DeadLetter) -> bool:
         """Return whether a dead letter belongs to the target by its own id or the id in its message."""
-        if self._account not in (None, letter.account_id):
+        if self._account not in (None, letter.account_id, letter.subject):  # a wrong key is a reason to be one
             return False
         return self._id is None or letter.id in self.ids or read_request_id(letter.headers, letter.value) in self.ids
 

@@ -100,9 +100,7 @@ def _summary(trace: Trace) -> dict[str, Any]:
         "record": record | {"time": None if trace.record is None else trace.record.at},
         "repeats": [_place(seen) for seen in trace.repeats],
         "all_repeats": trace.searched and trace.state != "unknown",
-        "tick": None
-        if tick is None
-        else tick | {"event": [_event(each) for each in trace.published[len(case.rows) :]]},
+        "tick": tick,
         "lines": lines,
         "more_lines": case.more,
         "lots": [lot._asdict() for lot in case.lots],

@@ -7,6 +7,7 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
+from infra.kafka import clients
 from infra.postgres import Connection
 from infra.settings import Settings
 from infra.shards import RepeatedServerError
@@ -16,6 +17,7 @@ from tests.workers.scraping import Scrape, observing, scrape
 from tests.workers.two_servers import PlacedBook, TwoServers, account_of, lanes_stand, set_state
 from tests.workers.wire import eventually
 from workers.cli import app
+from workers.ops.books import lane_metrics
 from workers.ops.books.credit_metrics import CreditReader, CreditTotals
 from workers.ops.books.metrics_exporter import read_once, read_servers_once, run_observer
 from workers.ops.books.server_readings import ServerReadings, merge_readings
@@ -27,6 +29,10 @@ STAND = (
     " on conflict (consumer_group, topic, partition) do update set next_offset = $4"
 )
 READY = "inmail_books_server_ready"
+IDLE = (
+    "select count(*) from pg_stat_activity where state = 'idle in transaction' and datname = current_database()"
+    " and pid <> pg_backend_pid()"
+)
 
 
 @pytest.fixture
@@ -204,3 +210,20 @@ def test_differences_of_two_servers_never_cancel_out() -> None:
         return credits_.difference
 
     assert [0, 10, 3, -3] == [difference(0, 0), difference(5, -5), difference(3, 0), difference(-1, -2)]
+
+
+async def test_no_transaction_is_open_while_kafka_is_asked(
+    booked: TwoServers, cluster: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow broker would be told as Postgres that cannot be reached: it ends idle transactions after 10 s."""
+    idle: list[int] = []
+
+    async def committed_offsets(*arguments: Any) -> Any:
+        idle.append(await booked.first.fetchval(IDLE))
+        return await clients.committed_offsets(*arguments)
+
+    monkeypatch.setattr(lane_metrics, "committed_offsets", committed_offsets)
+    seen = await _scrape(cluster)
+
+    assert {0} == set(idle)
+    assert "inmail_unpublished_records" in seen.names()

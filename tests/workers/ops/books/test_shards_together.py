@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from aiokafka import TopicPartition
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from infra.kafka.clients import partition_of
@@ -14,7 +15,7 @@ from infra.shards import RepeatedServerError
 from schemas.catalogue import BILLING_EVENTS
 from schemas.envelope import encode
 from tests.workers.letters import set_aside
-from tests.workers.two_servers import PARTITIONS, PlacedBook, TwoServers, lanes_stand, set_state
+from tests.workers.two_servers import PARTITIONS, SILENT, PlacedBook, TwoServers, lanes_stand, set_state
 from workers.cli import app
 from workers.ops.books.account_search import search_accounts
 from workers.ops.books.balance import read_balance
@@ -180,6 +181,34 @@ async def test_dead_letters_have_the_answers_of_the_servers_of_their_accounts(
     assert ["localhost:1/inmail"] == [server_name(each.settings) for each in told.silent_servers]
     plans = [await plan_redrive(away, selection, RedriveOptions()) for selection in ours]
     assert [{"answered": 1}, {"silent_server": 1}] == [dict(each.refused) for each in plans]
+
+
+async def test_dead_letters_have_the_answers_of_others_while_the_server_of_operations_is_away(
+    servers: TwoServers, books: list[tuple[str, PlacedBook, UUID]], cluster: Settings
+) -> None:
+    """One without an answer may have been sent back, which is noted there: its history is not known."""
+    (account, _, _), (other, book, _) = books
+    answered, unanswered = (book.promotion(1, other) for _ in range(2))
+    await book.one(answered)
+    for owner, event in ((account, books[0][1].promotion(1, account)), (other, answered), (other, unanswered)):
+        await set_aside(servers.both, BILLING_EVENTS, owner, [encode(event)], "unknown_plan")
+    second = servers.alone[1].database_url.get_secret_value()
+    away = cluster.model_copy(
+        update={"database_url": SecretStr(SILENT), "database_shards": SecretStr(f"{SILENT} {second}")}
+    )
+
+    told = [await report_dead_letters(away, LetterFilter(account=each)) for each in (account, other)]
+    nobody = await report_dead_letters(
+        away.model_copy(update={"database_shards": SecretStr(f"{SILENT} {SILENT.replace('/inmail', '/other')}")}),
+        LetterFilter(account=account),
+    )
+
+    assert [None] == [history for _, history in told[0].letters]
+    assert {False, True} == {history is None for _, history in told[1].letters}
+    assert [None, None] == [each.silent for each in told]
+    assert ["localhost:1/inmail"] == [server_name(each.settings) for each in told[1].silent_servers]
+    assert [None] == [history for _, history in nobody.letters]
+    assert "localhost:1/inmail" in (nobody.silent or "")
 
 
 async def test_a_redrive_knows_of_those_that_are_noted_on_another_server(

@@ -6,7 +6,9 @@ from infra.settings import Settings
 from tests.workers.two_servers import SILENT, TwoServers, set_state
 from tests.workers.wire import prepare
 from workers.ops.doctor import CheckResult, Grade, run_checkup
+from workers.ops.doctor.questions import Questions
 from workers.ops.doctor.shard_checks import check_shards
+from workers.ops.topics.numbering import plan_numbering
 
 
 async def _told(settings: Settings) -> dict[str, CheckResult]:
@@ -99,3 +101,17 @@ async def test_servers_that_were_not_migrated_are_there_and_told_so(servers: Two
     assert plan.text.startswith("Postgres at ")
     assert "run `inmail migrate`" in plan.text
     assert not report.unreachable
+
+
+async def test_a_plan_that_is_refused_is_a_finding(servers: TwoServers) -> None:
+    """The report goes on: accounts are not numbered anew while several servers hold them."""
+    more = servers.both.model_copy(update={"topic_partitions": 6})
+    told: list[CheckResult] = []
+
+    async def plan() -> list[CheckResult]:
+        await plan_numbering(more)
+        return []
+
+    assert not await Questions(told.append, print).ask("topics", "plan", plan)
+    assert [("plan", Grade.WRONG)] == [(each.subject, each.grade) for each in told]
+    assert "accounts are not numbered anew while several servers hold them" in told[0].text

@@ -65,7 +65,15 @@ from workers.ops.compare.comparison import Comparison, DifferenceGroup, compare
 from workers.ops.compare.corrections import find_corrections
 from workers.ops.compare.html_report import render_page
 from workers.ops.compare.merge_join import common_range, open_both
-from workers.ops.operations import OngoingOperation, OperationStatus, Operator, RefusedError, list_operations
+from workers.ops.operations import (
+    OngoingOperation,
+    Operation,
+    OperationStatus,
+    Operator,
+    RefusedError,
+    list_operations,
+    read_operations,
+)
 from workers.ops.replay import rebuild_lanes
 from workers.ops.replay.parallel_batches import BatchCombiner
 from workers.ops.replay.rebuild import rebuild
@@ -200,6 +208,24 @@ async def test_a_run_that_was_stopped_goes_on_and_gives_the_same(live: Settings)
     assert await _everything(live) == await _everything(target_settings(live, asked))
 
 
+async def test_a_stop_ends_the_comparison_too(live: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may take long; the same command compares again."""
+    asked, stop = await _asked(live), asyncio.Event()
+
+    async def compare_for_long(*_: object, **__: object) -> None:
+        stop.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("workers.ops.replay.rebuild.compare", compare_for_long)
+        async with asyncio.timeout(60):
+            stopped, nothing = await rebuild(live, asked, await plan_rebuild(live, asked), who=WHO, stop=stop)
+    done, comparison = await _rerun(live, asked)
+
+    assert (OperationStatus.STOPPED, None) == (stopped.status, nothing)
+    assert (OperationStatus.DONE, {}) == (done.status, _causes(comparison))
+
+
 async def test_partitions_go_side_by_side(live: Settings, connect: Connect) -> None:
     """While one cannot go on, the other is read to its end."""
     asked = await _asked(live)
@@ -324,10 +350,19 @@ async def test_each_of_several_servers_is_rebuilt_beside_its_own_books(live: Set
     assert (False, True) == (found["comparison"]["same"], found["comparison"]["whole"])
     assert {"lots"} == {group["section"] for group in found["comparison"]["groups"]}
     assert len(before["journal"]) == found["comparison"]["lines"]["entries"]["before"]
-    noted = [await list_operations(settings_, 9) for settings_ in (servers.first, servers.second)]
+    noted = [await _noted_on(settings_) for settings_ in (servers.first, servers.second)]
     assert (4, 0) == tuple(
         sum(each.verb == "replay rebuild" and "numbers" in each.arguments for each in found_) for found_ in noted
     )
+
+
+async def _noted_on(settings: Settings) -> list[Operation]:
+    """Return the operations that one of several servers has."""
+    connection = await connect_database(settings)
+    try:
+        return await read_operations(connection, 9)
+    finally:
+        await connection.close()
 
 
 @pytest.mark.parametrize("verb", ["replay rebuild", "replay shadow"])

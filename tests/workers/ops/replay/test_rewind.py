@@ -4,8 +4,10 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -15,6 +17,7 @@ from aiokafka.errors import KafkaError
 from structlog.testing import capture_logs
 
 from infra.clock import from_milliseconds
+from infra.kafka import clients
 from infra.kafka.clients import admin_client, committed_offsets, create_lane_producer, partition_of, partitions_of
 from infra.postgres import Connection, create_pool
 from infra.settings import Settings
@@ -33,11 +36,16 @@ from workers.ledger.model import WorkerName
 from workers.ledger.plans import load_catalogue
 from workers.ops.operations import OngoingOperation, OperationStatus, RefusedError, list_operations
 from workers.ops.replay import rewind as rewinding
+from workers.ops.replay import rewind_target
 from workers.ops.replay.rewind import rewind
 from workers.ops.replay.rewind_plan import RewindOptions, RewindPlan, plan_rewind
 from workers.ops.replay.rewind_target import RewindTarget, TargetKind
 
 AGAIN = RewindOptions(publish_again=True)
+IDLE = (
+    "select count(*) from pg_stat_activity where state = 'idle in transaction' and datname = current_database()"
+    " and pid <> pg_backend_pid()"
+)
 
 
 async def back(
@@ -181,6 +189,27 @@ async def test_what_had_been_set_aside_is_set_aside_again_or_decided_once_it_can
 
 
 # -- where to ---------------------------------------------------------------------------------------------------------
+
+
+async def test_no_transaction_is_open_while_kafka_is_asked(
+    cluster: Settings, database: Connection, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow broker would be told as Postgres that cannot be reached: it ends idle transactions after 10 s."""
+    await fund_and_send(cluster, account, 1)
+    idle: list[int] = []
+
+    @asynccontextmanager
+    async def reader(*arguments: Any) -> AsyncIterator[Any]:
+        idle.append(await database.fetchval(IDLE))
+        async with clients.reader(*arguments) as consumer:
+            yield consumer
+
+    monkeypatch.setattr(rewind_target, "reader", reader)
+    target = RewindTarget(TargetKind.TIME, datetime(2026, 1, 1, tzinfo=UTC))
+    plan = await plan_rewind(cluster, WorkerName.SEND, target, AGAIN)
+
+    assert [0, 0] == idle
+    assert plan.moves
 
 
 async def test_a_time_means_the_first_record_at_or_after_it(cluster: Settings, account: str) -> None:

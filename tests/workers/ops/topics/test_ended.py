@@ -19,17 +19,19 @@ from infra.kafka.transactions import TransactionPair
 from infra.local.stack import LocalStack
 from infra.postgres import Connection
 from infra.settings import RecordTime, Settings
-from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
+from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import Event
 from tests.workers.lagging import QUICK, stands
 from tests.workers.life import at_the_end, in_partition, living, once_each
 from tests.workers.wire import ends, eventually, publish, read, send, settled
 from workers.jobs.balances import with_balances
+from workers.jobs.billing import BillingJob
 from workers.jobs.send import SendJob
 from workers.lane import lane, recovery, server_checks
 from workers.ledger.model import WorkerName
 from workers.ledger.plans import load_catalogue
 from workers.ops.books.audit import audit_books
+from workers.ops.group_offsets import set_offsets
 from workers.ops.lag import Status, observer
 from workers.ops.operations import RefusedError
 from workers.ops.replay.reemit_plan import plan_reemit
@@ -38,9 +40,10 @@ from workers.ops.replay.rewind_plan import RewindOptions, plan_rewind
 from workers.ops.replay.rewind_target import RewindTarget, TargetKind
 from workers.ops.topics import ended
 from workers.ops.topics.ended import end_topic
-from workers.ops.topics.plan import apply_topics, plan_topics, wanted_config
+from workers.ops.topics.plan import TopicsError, apply_topics, plan_topics, wanted_config
 
 PLACE = TopicPartition(SEND_REQUESTS, 0)
+SENDS = [PLACE, TopicPartition(SEND_REQUESTS, 1)]
 _DECISIONS = "select partition, first_offset, next_offset from clock_decisions order by 1, 2"
 
 
@@ -245,6 +248,69 @@ async def test_records_that_a_broker_lost_are_told_and_what_came_since_is_answer
     assert {str(event.id) for event in new} <= {each["request_id"] for each in answers}
     assert [] == await _sound(database)
     assert [] == await plan_topics(cluster)
+
+
+async def test_groups_that_could_not_follow_their_lanes_are_set_back_by_the_next_plan(
+    cluster: Settings, admin: AIOKafkaAdminClient, database: Connection
+) -> None:
+    """That of running workers was refused; another one's is set all the same, and the same command does the rest."""
+    await _work_off(cluster, _requests(cluster, 4))
+    billing = [TopicPartition(BILLING_EVENTS, number) for number in (0, 1)]
+    await set_offsets(cluster, BillingJob.group, dict.fromkeys(billing, 60), [])
+    await database.execute("update lanes set next_offset = next_offset + 100, published = published + 100")
+    await database.execute(
+        "insert into lanes (consumer_group, topic, partition, epoch, next_offset)"
+        " select $1, $2, n, 1, 70 from generate_series(0, 1) as n",
+        BillingJob.group,
+        BILLING_EVENTS,
+    )
+    await set_offsets(cluster, SendJob.group, dict.fromkeys(SENDS, 90), [])
+    async with living(cluster) as life:
+        await life.not_ready("but the partition ends at")
+        with pytest.raises(TopicsError, match=f"group {SendJob.group} could not be started, .* stop its workers first"):
+            await apply_topics(cluster, await plan_topics(cluster))
+        others = await committed_offsets(admin, BillingJob.group, billing)
+    plan = await plan_topics(cluster)
+    await apply_topics(cluster, plan)
+    start = await ends(cluster, SEND_RESULTS)
+    new = _requests(cluster, 6)
+    await _work_off(cluster, new)
+    answers = await read(cluster, start, len(new))
+
+    assert dict.fromkeys(billing, 0) == others
+    assert [("reset", SEND_REQUESTS, {0, 1})] == [(each.kind, each.topic, set(each.starts or ())) for each in plan]
+    assert {str(event.id) for event in new} <= {each["request_id"] for each in answers}
+    assert [] == await plan_topics(cluster)
+
+
+@pytest.mark.parametrize("how", ["lost", "created again"])
+async def test_a_plan_that_somebody_carried_out_meanwhile_changes_nothing(
+    cluster: Settings, admin: AIOKafkaAdminClient, database: Connection, how: str
+) -> None:
+    """Two operators at the same prompt: the lanes that the first let go on are no longer those of the plan."""
+    await _work_off(cluster, _requests(cluster, 4))
+    if how == "lost":
+        await database.execute("update lanes set next_offset = next_offset + 100, published = published + 100")
+    else:
+        await _delete(admin)
+        await _create(cluster, admin)
+    plan = await plan_topics(cluster)
+    await apply_topics(cluster, plan)
+    await _work_off(cluster, _requests(cluster, 6))
+    before = [await _lanes(database), await _offsets(admin)]
+    await apply_topics(cluster, plan)
+
+    assert "renew" in {each.kind for each in plan}
+    assert before == [await _lanes(database), await _offsets(admin)]
+    assert [] == await plan_topics(cluster)
+
+
+async def _lanes(database: Connection) -> list[tuple[object, ...]]:
+    return [tuple(row) for row in await database.fetch("select * from lanes order by topic, partition")]
+
+
+async def _offsets(admin: AIOKafkaAdminClient) -> dict[TopicPartition, int | None]:
+    return await committed_offsets(admin, SendJob.group, SENDS)
 
 
 @pytest.mark.parametrize(("ahead", "starts"), [(timedelta(0), {0: 3, 1: 3}), (timedelta(days=400), {0: 0, 1: 0})])

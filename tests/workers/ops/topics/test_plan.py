@@ -13,8 +13,9 @@ from infra.settings import Settings
 from schemas.catalogue import BALANCES, CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS, TOPICS
 from tests.workers.wire import eventually, publish
 from workers.jobs.send import SendJob
-from workers.ops.topics import plan
-from workers.ops.topics.plan import apply_topics, plan_topics
+from workers.ops.group_offsets import set_offsets
+from workers.ops.topics import group_starts
+from workers.ops.topics.plan import TopicChange, TopicsError, apply_topics, plan_topics
 from workers.ops.topics.promises import check_topics
 
 
@@ -81,6 +82,14 @@ async def test_applying_a_plan_leaves_every_other_setting_of_a_topic_alone(
     assert [] == await plan_topics(week)
 
 
+async def test_a_setting_that_the_broker_refuses_is_not_told_as_set(cluster: Settings) -> None:
+    """Its answer has the error; the client raises none."""
+    await apply_topics(cluster, await plan_topics(cluster))
+    with pytest.raises(TopicsError, match=f"{SEND_REQUESTS} could not be changed: Invalid value soon"):
+        await apply_topics(cluster, [TopicChange("set", SEND_REQUESTS, "", {"retention.ms": "soon"})])
+    assert [] == await plan_topics(cluster)
+
+
 async def test_the_topic_of_balances_is_made_compacted_and_only_where_it_is_on(
     cluster: Settings, admin: AIOKafkaAdminClient
 ) -> None:
@@ -104,7 +113,7 @@ async def test_a_group_whose_offsets_are_gone_starts_near_the_end_of_the_books(
     cluster: Settings, admin: AIOKafkaAdminClient, database: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kafka forgets the offsets of a group that rested. It reads again what it may not have published, not all."""
-    monkeypatch.setattr(plan, "_UNPUBLISHED_AT_MOST", 5)
+    monkeypatch.setattr(group_starts, "_UNPUBLISHED_AT_MOST", 5)
     group, places = SendJob.group, partitions_of(SEND_REQUESTS, 2)
     await apply_topics(cluster, await plan_topics(cluster))
     await admin.delete_topics([SEND_REQUESTS])  # and with it all offsets in it
@@ -122,6 +131,9 @@ async def test_a_group_whose_offsets_are_gone_starts_near_the_end_of_the_books(
 
     assert [("start", group, {0: 7, 1: 0})] == [(change.kind, change.group, change.starts) for change in changes]
     assert {places[0]: 7, places[1]: 0} == await committed_offsets(admin, group, places)
+    await set_offsets(cluster, group, {places[0]: 9}, [])
+    await apply_topics(cluster, changes)  # by somebody who had made the same plan
+    assert {places[0]: 9, places[1]: 0} == await committed_offsets(admin, group, places)
 
 
 async def test_a_plan_warns_of_settings_that_break_a_promise(cluster: Settings, admin: AIOKafkaAdminClient) -> None:

@@ -199,6 +199,18 @@ async def test_a_dead_letter_is_told_with_what_became_of_it(mended: Settings, ac
     assert [[], [], []] == [each.traces for each in (by_request, by_letter, by_account)]
 
 
+async def test_a_dead_letter_with_another_key_is_found_by_the_account_that_it_names(
+    mended: Settings, account: str
+) -> None:
+    """A wrong key is a reason to be dead-lettered, and its owner is the one who asks."""
+    await set_aside(mended, BILLING_EVENTS, f"{account}-key", [encode(platinum(account))], "key_is_not_subject")
+
+    of_subject = await _trace(mended, account=account)
+    of_key = await _trace(mended, account=f"{account}-key")
+
+    assert [1, 1] == [len(each.letters) for each in (of_subject, of_key)]
+
+
 async def test_a_request_that_no_worker_has_come_to_is_found_waiting(cluster: Settings, account: str) -> None:
     """It is in the topic, and nothing more is known: asked for by its id, or by its account beside what is decided."""
     lane = partition_of(account.encode(), cluster.topic_partitions)
