@@ -1,15 +1,12 @@
 """What a soak's visits note of pages that are not answered as they should be, and its load of its own waits."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import pytest
 from aiohttp import ClientSession, web
 
 from infra.settings import load_settings
 from tests.soak import load as load_module
-from tests.soak import visits as visits_module
 from tests.soak.answers import Answers
 from tests.soak.load import Load
 from tests.soak.visits import Visits
@@ -18,21 +15,13 @@ from tests.workers.processes import free_port
 
 @asynccontextmanager
 async def _served() -> AsyncIterator[Visits]:
-    """Serve pages whose statuses are their paths, and streams that end, stay, or are refused."""
+    """Serve pages whose statuses are their paths."""
 
     async def page(request: web.Request) -> web.Response:
         return web.Response(status=int(request.match_info["status"]))
 
-    async def stream(request: web.Request) -> web.StreamResponse:
-        answer = web.StreamResponse()
-        await answer.prepare(request)
-        await answer.write(b"data: {}\n")
-        if request.match_info["end"] == "stays":
-            await asyncio.Event().wait()
-        return answer
-
     app = web.Application()
-    app.add_routes([web.get(r"/{status:\d+}", page), web.get("/stream/{end}", stream)])
+    app.add_routes([web.get(r"/{status:\d+}", page)])
     runner, port = web.AppRunner(app, shutdown_timeout=0.1), free_port()
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
@@ -54,23 +43,6 @@ async def test_a_page_counts_as_answered_with_its_own_status_only() -> None:
     assert 6 == visits.asked
     assert ["api/503: 503"] == visits.server_errors
     assert ["api/404: 404", "lag/metrics"] == [each.partition(": Client")[0] for each in visits.failures]
-
-
-async def test_a_stream_that_ends_before_its_page_does_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So is one that is refused, or that says nothing any more; one that a page closes is not."""
-    monkeypatch.setattr(visits_module, "_PAGE_SECONDS", 0.5)
-    async with _served() as visits, ClientSession() as client:
-        lasted = [await visits._hold_open(client, "console", f"/stream/{end}") for end in ("stays", "ends")]
-        lasted += [await visits._hold_open(client, "console", "/503")]
-        monkeypatch.setattr(visits_module, "_PAGE_SECONDS", 30.0)
-        monkeypatch.setattr(visits_module, "_SILENT_SECONDS", 0.2)
-        lasted += [await visits._hold_open(client, "console", "/stream/stays")]
-
-    assert [True, False, False, False] == lasted
-    assert ["console/503: 503"] == visits.server_errors
-    assert ["console/stream/ends: it ended", "console/503: it ended", "console/stream/stays: lost"] == [
-        each.partition(",")[0] for each in visits.failures
-    ]
 
 
 def test_what_is_overdue_by_more_than_the_load_catches_up_is_counted_as_skipped() -> None:

@@ -49,7 +49,7 @@ def test_the_exit_code_says_whether_a_limit_is_exceeded(
     limits: list[str], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lag is shown all the same."""
-    monkeypatch.setattr(command, "run_command", lambda _: ([GroupLag("g", "t", (FINE, BEHIND))], None))
+    monkeypatch.setattr(command, "run_command", lambda _, **__: ([GroupLag("g", "t", (FINE, BEHIND))], None))
 
     done = CliRunner().invoke(app, ["lag", *(part for limit in limits for part in ("--fail-on", limit))])
 
@@ -59,7 +59,7 @@ def test_the_exit_code_says_whether_a_limit_is_exceeded(
 
 def test_a_group_that_kafka_does_not_know_is_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
     """A script that asks for a misspelt name would take it for a group without lag."""
-    monkeypatch.setattr(command, "run_command", lambda _: ([GroupLag("inmail-sent", "", ())], None))
+    monkeypatch.setattr(command, "run_command", lambda _, **__: ([GroupLag("inmail-sent", "", ())], None))
 
     done = CliRunner().invoke(app, ["lag", "--group", "inmail-sent"])
 
@@ -81,7 +81,7 @@ def test_a_limit_is_not_kept_for_want_of_the_books(
 ) -> None:
     """An alarm that cannot be judged must not be silent: a lane may be halted, or kept by a lock."""
     lag, trouble = [GroupLag(group, "t", (FINE, BEHIND))], "the books cannot be read (away)"
-    monkeypatch.setattr(command, "run_command", lambda _: (lag, trouble))
+    monkeypatch.setattr(command, "run_command", lambda _, **__: (lag, trouble))
 
     done = CliRunner().invoke(app, ["lag", *(part for limit in limits for part in ("--fail-on", limit))])
 
