@@ -175,14 +175,12 @@ def open_lot(case: Case, lot: Lot, details: dict[str, Any], *, is_answer: bool) 
 
 
 def apply_cap(case: Case, lots: list[Lot]) -> None:
-    """Rule 5: the cap counts at the grant; for a lot that starts later, at its date. The newest lot says it."""
+    """Rule 5: the cap counts at the grant; for a lot that starts later, at its date."""
     for lot in lots:
         lot.cap_pending = lot.balance_cap is not None and not lot.started(case.now)
-    if any(lot.spendable(case.now) for lot in lots):
-        started = [lot for lot in case.account.lots_of(case.data("subscription_id")) if lot.spendable(case.now)]
-        newest = max(started, key=lambda lot: (lot.granted_at, lot.lot))
-        if newest.balance_cap is not None:
-            cut_to_cap(case, newest, case.now)
+    spendable = [lot for lot in lots if lot.spendable(case.now) and lot.balance_cap is not None]
+    if spendable:
+        cut_to_cap(case, spendable[0], case.now)
 
 
 def cut_to_cap(case: Case, allotment: Lot, instant: datetime) -> None:

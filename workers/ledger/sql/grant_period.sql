@@ -173,8 +173,8 @@ as $$
         p_period.is_change and s.account = p_request.account and s.subscription_id = p_period.subscription_id;
 $$;
 
--- Opens lots in date order, the first as the answer where that is still to come, and applies the cap if credits became
--- spendable.
+-- Opens lots in date order, the first as the answer where that is still to come, and applies their cap if credits
+-- became spendable.
 create or replace function open_allotments(
     p_request request, p_period told_period, p_openings opening[], p_validity interval, p_first_is_answer boolean
 )
@@ -185,7 +185,6 @@ as $$
 declare
     entry journal;
     is_spendable boolean := false;
-    cap integer;
 begin
     for k in 1 .. coalesce(cardinality(p_openings), 0) loop
         entry := open_lot(
@@ -197,18 +196,10 @@ begin
         return next entry;
     end loop;
 
-    if is_spendable then
-        -- The newest started lot says what the cap is: what is read late of the old plan cuts nothing of the new one's.
-        select l.balance_cap into cap
-        from lots as l
-        where
-            l.account = p_request.account and l.subscription_id = p_period.subscription_id
-            and l.granted_at <= p_request.as_of and p_request.as_of < l.expires_at and l.open
-        order by l.granted_at desc, l.lot desc
-        limit 1;
-        if cap is not null then
-            return query select * from cut_to_cap(p_request, p_period.subscription_id, cap, p_request.as_of);
-        end if;
+    if is_spendable and p_period.balance_cap is not null then
+        return query select * from cut_to_cap(
+            p_request, p_period.subscription_id, p_period.balance_cap, p_request.as_of
+        );
     end if;
 end;
 $$;
