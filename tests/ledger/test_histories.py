@@ -94,6 +94,7 @@ def test_postgres_decides_random_histories_as_the_oracle_does(settings: Settings
     assert played >= HISTORIES
 
 
+@pytest.mark.timeout(600)  # half a minute where nothing runs beside it
 def test_random_histories_meet_every_code_and_place_and_keep_the_oracles_books_in_balance(run_now: Run) -> None:
     """Rule 18 holds for the oracle too; and a code, or a place, that no history meets would be one nothing compares."""
     codes: Counter[str] = Counter()
