@@ -66,7 +66,7 @@ class Tab:
 
     async def wait_for_text(self, text: str, selector: str = "main") -> None:
         """Wait until a text is visible."""
-        await self.page.locator(selector, has_text=text).first.wait_for(timeout=20_000)
+        await self.page.locator(selector, has_text=text).first.wait_for(timeout=45_000)
 
     async def read_text(self, selector: str = "main") -> str:
         """Return the visible text."""
