@@ -29,9 +29,9 @@ __all__ = ["plan_groups", "renew_lanes", "reset_group", "start_group"]
 
 _WORKING = "Stable"  # a group whose members work
 _COORDINATOR_SECONDS = 30.0
-_UNPUBLISHED_AT_MOST = UNPUBLISHED_AT_MOST
+# From where on each lane's answers may be unpublished.
 _UNPUBLISHED_FROM = (
-    "select topic, partition, greatest(published, next_offset - $1, 0) as unpublished"
+    "select topic, partition, greatest(published, next_offset - $1, 0) as next_offset"
     " from lanes where next_offset is not null"
 )
 # Of lanes that were let go on, and have decided nothing since: `end_topic` sets their time so.
@@ -60,7 +60,8 @@ async def plan_groups(
         if topic in existing
     }
     # Only now: the lane of an offset that is committed meanwhile has decided something.
-    unpublished, renewed_lanes = await _unpublished_by_books(settings), await _renewed_by_books(settings)
+    unpublished = await _offsets_by_books(settings, _UNPUBLISHED_FROM, UNPUBLISHED_AT_MOST)
+    renewed_lanes = await _offsets_by_books(settings, _RENEWED)
     for topic, places in places_of.items():
         group, known = GROUP_OF[topic], committed.get(topic, {})
         renewed = ended[topic].starts if topic in ended else {}
@@ -108,15 +109,9 @@ async def _committed(
             await asyncio.sleep(0.2)
 
 
-async def _unpublished_by_books(settings: Settings) -> dict[TopicPartition, int]:
-    """Return from where on each lane's answers may be unpublished, by the books; nothing where there are none yet."""
-    rows = await rows_of_lanes(settings, _UNPUBLISHED_FROM, _UNPUBLISHED_AT_MOST)
-    return {TopicPartition(row["topic"], row["partition"]): row["unpublished"] for row in rows}
-
-
-async def _renewed_by_books(settings: Settings) -> dict[TopicPartition, int]:
-    """Return where lanes go on that were let go on and have decided nothing since."""
-    rows = await rows_of_lanes(settings, _RENEWED)
+async def _offsets_by_books(settings: Settings, query: str, *arguments: object) -> dict[TopicPartition, int]:
+    """Return the offsets that a query finds in the lanes' rows; nothing where there are no books yet."""
+    rows = await rows_of_lanes(settings, query, *arguments)
     return {TopicPartition(row["topic"], row["partition"]): row["next_offset"] for row in rows}
 
 
@@ -144,7 +139,7 @@ async def reset_group(settings: Settings, admin: AIOKafkaAdminClient, change: To
     """
     planned = change.starts or {}
     known = await _committed(admin, change.group or "", [TopicPartition(change.topic, number) for number in planned])
-    if starts := await _left_ahead(settings, known, await _renewed_by_books(settings)):
+    if starts := await _left_ahead(settings, known, await _offsets_by_books(settings, _RENEWED)):
         await _commit_starts(settings, admin, replace(change, starts=starts))
 
 
@@ -198,7 +193,7 @@ def _still_ended(change: TopicChange, ended: Mapping[str, EndedTopic]) -> dict[i
 
 
 async def _commit_starts(settings: Settings, admin: AIOKafkaAdminClient, change: TopicChange) -> None:
-    """Commit offsets for partitions where the group has none. Refused by the broker while members live."""
+    """Commit offsets of a group, none before the oldest record. Refused by the broker while members live."""
     group = change.group or ""
     starts = {TopicPartition(change.topic, number): offset for number, offset in (change.starts or {}).items()}
     deadline = monotonic() + _COORDINATOR_SECONDS

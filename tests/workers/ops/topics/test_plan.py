@@ -113,7 +113,7 @@ async def test_a_group_whose_offsets_are_gone_starts_near_the_end_of_the_books(
     cluster: Settings, admin: AIOKafkaAdminClient, database: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kafka forgets the offsets of a group that rested. It reads again what it may not have published, not all."""
-    monkeypatch.setattr(group_starts, "_UNPUBLISHED_AT_MOST", 5)
+    monkeypatch.setattr(group_starts, "UNPUBLISHED_AT_MOST", 5)
     group, places = SendJob.group, partitions_of(SEND_REQUESTS, 2)
     await apply_topics(cluster, await plan_topics(cluster))
     await admin.delete_topics([SEND_REQUESTS])  # and with it all offsets in it
