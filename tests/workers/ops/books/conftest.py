@@ -1,6 +1,7 @@
 """What tests of the audit share."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -10,16 +11,20 @@ from infra.postgres import Connection
 @pytest.fixture
 async def books(story: Connection) -> AsyncIterator[Connection]:
     """The story's books; what a test does to them is undone."""
-    transaction = story.transaction()
-    await transaction.start()
-    yield story
-    await transaction.rollback()
+    async with _undone(story) as connection:
+        yield connection
 
 
 @pytest.fixture
 async def unprotected(unprotected_story: Connection) -> AsyncIterator[Connection]:
     """The story's books without constraints and keys; what a test does to them is undone."""
-    transaction = unprotected_story.transaction()
+    async with _undone(unprotected_story) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def _undone(connection: Connection) -> AsyncIterator[Connection]:
+    transaction = connection.transaction()
     await transaction.start()
-    yield unprotected_story
+    yield connection
     await transaction.rollback()

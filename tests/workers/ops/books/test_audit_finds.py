@@ -334,15 +334,21 @@ def test_every_check_has_a_corruption() -> None:
     assert {check.name for check in CHECKS} == {corruption.check for corruption in CORRUPTIONS}
 
 
+async def corrupt(connection: Connection, corruption: Corruption) -> tuple[str, str]:
+    """Do it to the story's books; return the account and the place where the audit has to find it."""
+    query = "select request_id from journal where code = 'charged' order by account, sequence"
+    first = await connection.fetchval(query)
+    expected = await on_accounts(connection, corruption.account), corruption.place.replace("{first}", str(first))
+    await connection.execute(await on_accounts(connection, corruption.sql))
+    return expected
+
+
 @pytest.mark.parametrize("corruption", CORRUPTIONS, ids=lambda each: f"{each.check} {each.place}")
 async def test_a_corruption_is_found_by_its_check_and_in_its_place(
     unprotected: Connection, corruption: Corruption
 ) -> None:
     """Whoever did it was a superuser and had lifted every constraint and key before."""
-    query = "select request_id from journal where code = 'charged' order by account, sequence"
-    first = await unprotected.fetchval(query)
-    expected = await on_accounts(unprotected, corruption.account), corruption.place.replace("{first}", str(first))
-    await unprotected.execute(await on_accounts(unprotected, corruption.sql))
+    expected = await corrupt(unprotected, corruption)
 
     found = await audit_books(unprotected)
 

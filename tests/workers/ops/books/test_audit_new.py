@@ -25,7 +25,7 @@ from tests.ledger.scenario_events import Input
 from tests.ledger.scenario_run import play_unchecked
 from tests.ledger.scenario_sql import SqlBooks
 from tests.workers.books_sound import all_is_read, write_story
-from tests.workers.ops.books.test_audit_finds import CORRUPTIONS, LIFT_EVERYTHING, Corruption, on_accounts
+from tests.workers.ops.books.test_audit_finds import CORRUPTIONS, LIFT_EVERYTHING, Corruption, corrupt
 from workers.cli import app
 from workers.jobs.billing import BillingJob
 from workers.jobs.job import Batch
@@ -85,10 +85,7 @@ async def test_a_corruption_of_new_rows_is_found_by_its_check_and_in_its_place(
     unprotected: Connection, corruption: Corruption
 ) -> None:
     """All that the whole audit is known to find, it finds where the rows are new, and does not move the mark."""
-    query = "select request_id from journal where code = 'charged' order by account, sequence"
-    first = await unprotected.fetchval(query)
-    expected = await on_accounts(unprotected, corruption.account), corruption.place.replace("{first}", str(first))
-    await unprotected.execute(await on_accounts(unprotected, corruption.sql))
+    expected = await corrupt(unprotected, corruption)
 
     found = await audit_new_books(unprotected)
 
