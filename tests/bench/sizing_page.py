@@ -16,7 +16,7 @@ DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "sizing.md"
 
 _LOADS: Final = (10, 100, 1_000, 5_000, 20_000, 50_000)  # sends a second
 _BUSY: Final = 0.6  # of a core: the share that a process may use in an even hour, so that a peak finds room
-_USUAL: Final = (12, 2)  # partitions, and workers of each kind
+_USUAL: Final = 12  # partitions: the default
 _KINDS: Final = {"workers": ("send", "billing", "expiry", "ticker"), "Postgres": ("postgres",), "Kafka": ("kafka",)}
 
 _HEAD = """# Sizing
@@ -39,8 +39,7 @@ billing event, since a grant counts from its own time on.
 
 _SHARES = """
 A send costs less the more come at once, since a turn, its two transactions and its round trips are shared by all sends
-that it decides; and more with each worker at the same load, whose turns are then smaller. Standing idle costs what the
-polls, ticks and heartbeats of each process cost.
+that it decides. Standing idle costs what the polls, ticks and heartbeats of each process cost.
 
 At {partitions} partitions and {members} of each kind, by process:
 
@@ -62,7 +61,7 @@ long as you say.
 """
 
 _BEYOND = """
-Memory (measured by the [soak](soak.md)): each process 75 to 95 MB; Postgres and Kafka as you give them. Connections to
+Memory (measured by the [soak](soak.md)): each process 52 to 80 MB; Postgres and Kafka as you give them. Connections to
 Postgres: at most `INMAIL_DATABASE_CONNECTIONS` (4) for each worker.
 
 ## What breaks first beyond this (reasoned)
@@ -77,7 +76,7 @@ Postgres: at most `INMAIL_DATABASE_CONNECTIONS` (4) for each worker.
 3. **Postgres.** All lanes write to one server: {postgres_us:.0f} us a send at the least, {postgres_most:,} sends a
    second for each of its cores, as long as its disk keeps up with {wal:,} bytes of log a send and one commit a turn.
    Debits in the database alone, without Kafka, are 24,000 a second on two cores ([measured](operate.md#size)). No
-   statement needs two accounts, so the design lets partition numbers be dealt to several servers.
+   statement needs two accounts, so [several servers](shards.md) can share the books.
 4. **A commit's wait.** A turn ends with a durable commit and a Kafka transaction. A disk or a replica that takes 10 ms
    for each makes turns longer, not dearer: more sends share a turn, so the pace holds and the latency grows as much.
 5. **One hot account, or one partition.** Records of a partition are decided in order, by one lane: more workers do not
@@ -93,7 +92,7 @@ Postgres: at most `INMAIL_DATABASE_CONNECTIONS` (4) for each worker.
 
 def render(cells: Sequence[Mapping[str, Any]], beside: str) -> str:
     """Return the page of the cells measured."""
-    usual = next((each for each in cells if (each["partitions"], each["workers"]) == _USUAL), cells[0])
+    usual = next((each for each in cells if each["partitions"] == _USUAL), cells[0])
     least = {name: _cost(usual["drain"]["cpu_us"], kinds) for name, kinds in _KINDS.items()}
     members = format_count(usual["workers"], "worker")
     place = {"partitions": usual["partitions"], "members": members, "busy": _BUSY}

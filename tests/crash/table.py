@@ -58,7 +58,7 @@ has no row of its own and a dead letter none at all, so these are not asked for.
 
 {broken_promises}## Faults made
 
-Each cell: how many faults were made, half of them before the call, half after it; how many were missed, if any (`-1`);
+Each cell: how many faults were made, before the call and after it together; how many were missed, if any (`-1`);
 and the median seconds from just before the fault until every lane of the group had stored something more. Faults follow
 one another: where the next of the group had begun before, that lengthens the time, which is in parentheses; after each
 eighth fault the next waits. A lane stores something more only when there is a record for it.

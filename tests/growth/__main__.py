@@ -1,6 +1,6 @@
 """`make growth`: what sends, expiry, statements and audits cost in books of many rows, beside books of a million.
 
-The books are made in bulk (`history.py`). With 270 bytes a row, 100 million rows take 27 GB, and about as much again
+The books are made in bulk (`history.py`). With 314 bytes a row, 100 million rows take 31 GB, and about as much again
 for a while: `GROWTH_DATA` names a folder that has so much room; what is there already is used again.
 """
 

@@ -40,11 +40,6 @@ This page is rendered by `python -m tests.states.table` from runs of {days}; eac
 `python -m tests.states STATE` measures one anew. The machine has two cores; at the beginning of a state its load was
 {least} to {most}. Above 2, other work held the processes up: most of all `inmail lag --json`, a new process each time.
 
-Nothing stands beside these figures. Burrow 1.2.1, which Debian has, was run on such a cluster with a ZooKeeper of its
-own, and saw no topic and no group: it asks for the ends of partitions in a version that Kafka 4.0 took out (KIP-896;
-its log says `failed to fetch offsets from broker`, `EOF`), and does not know the version in which 4.2 writes commits
-(`failed to decode`, `value version`). Newer ones were not to be had there.
-
 `inmail lag --json` is run again and again, each time as an observer that has seen nothing before; its own start is in
 its time. `/lag` and `/metrics` are asked each second: the latter of the lag's observer and of the workers. The log is
 that of the workers. The console's right word is its headline, what the page says first: it looks

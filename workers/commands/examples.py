@@ -114,7 +114,7 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "workers stop": (("inmail workers stop send", "its records wait"),),
     "workers start": (("inmail workers start send", "its records are decided"),),
     "workers restart": (("inmail workers restart send", "after a change of the plans file"),),
-    "demo": (("inmail demo", "about a minute; nothing is left"),),
+    "demo": (("inmail demo", "20 s, 3 min the first time; nothing is left"),),
     "simulate": (
         ("inmail simulate --accounts 1000 --days 30 -o events.ndjson", "a file"),
         ("inmail simulate --start -7d --days 7 --publish", "the last week, into Kafka"),
