@@ -88,7 +88,8 @@ class Settings(BaseSettings):
     )
     database_shards: SecretStr = Field(
         SecretStr(""),
-        description="URLs of all servers that hold the books, with blanks between, INMAIL_DATABASE_URL among them; empty: only that",
+        description="URLs of all servers that hold the books, with blanks between, INMAIL_DATABASE_URL among them; "
+        "empty: only that",
     )
     database_connections: Annotated[
         int, Field(ge=1, le=100, description="maximum number of connections of one worker process")
