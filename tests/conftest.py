@@ -19,6 +19,7 @@ from infra.output import note_json
 from infra.postgres import connect_database
 from infra.settings import Settings, load_settings
 from tests.kept_readers import keep_readers
+from tests.whole import ALL
 
 FUNCTIONS = Path(__file__).parents[1] / "workers" / "ledger" / "sql"
 # Tests kill servers, not machines: what a server has written survives it without waiting for a disk. The copies of the
@@ -54,8 +55,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the long files first and the short ones last."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is `whole`, where neither all is asked for nor a test by its name; put the long files first."""
+    if not ALL and not any("::" in argument for argument in config.args):
+        left_out = [item for item in items if item.get_closest_marker("whole")]
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if not item.get_closest_marker("whole")]
     items.sort(key=lambda item: (item.path.name not in LONG, item.path.parent.name in SHORT))
 
 

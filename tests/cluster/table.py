@@ -71,8 +71,8 @@ of `inmail.send-requests` took nothing from the load's own producer. Each charac
 alone, `░` what came on top. Where Postgres is killed, requests are taken all the while and answered later.
 """
 _END = """
-A slice of the first half runs in `make test`; `python -m tests.crash --brokers 3` is the [crash matrix](crash-matrix.md) on such
-a cluster. This page is rendered from runs by `make cluster-render`.
+`make test` kills a broker so, and `make test-all` Postgres and one of two servers too; `python -m tests.crash --brokers 3` is
+the [crash matrix](crash-matrix.md) on such a cluster. This page is rendered from runs by `make cluster-render`.
 """
 
 
