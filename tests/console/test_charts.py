@@ -79,6 +79,7 @@ async def _hold(route: Route, until: asyncio.Event) -> None:
     await route.continue_()
 
 
+@pytest.mark.whole
 async def test_a_range_that_is_chosen_while_another_is_loaded_is_shown_next(tab: Tab) -> None:
     """The answer about the range of before is nothing that anybody still wants."""
     page, release = tab.page, asyncio.Event()
@@ -102,6 +103,7 @@ async def _answer_balance(route: Route, credits_: int) -> None:
     await route.fulfill(json=answer | {"points": points})
 
 
+@pytest.mark.whole
 async def test_a_slow_answer_takes_no_newer_ones_place(tab: Tab, scene: Scene) -> None:
     """The chart is of the range that was chosen last, whichever answer came last."""
     page, release, done = tab.page, asyncio.Event(), asyncio.Event()
@@ -128,6 +130,7 @@ async def test_a_slow_answer_takes_no_newer_ones_place(tab: Tab, scene: Scene) -
     await page.unroute_all()
 
 
+@pytest.mark.whole
 async def test_a_balance_that_changes_without_a_line_changes_its_chart(tab: Tab, scene: Scene) -> None:
     """A lot that ends by time has no line until a tick books it: figure and chart are of one moment all the same."""
     page = tab.page

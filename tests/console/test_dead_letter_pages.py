@@ -26,6 +26,7 @@ pytestmark = pytest.mark.timeout(60)
 MORE = 57  # a page has 50
 
 
+@pytest.mark.whole
 async def test_a_page_names_accounts_and_errors_and_leads_to_the_next(tab: Tab, scene: Scene) -> None:
     """The pages hold each dead letter once, also while others come; the way back is a link and the browser's own."""
     account = f"many-{scene.account}"
@@ -54,6 +55,7 @@ async def test_a_page_names_accounts_and_errors_and_leads_to_the_next(tab: Tab, 
     await tab.wait_for_text("older dead letters")
 
 
+@pytest.mark.whole
 async def test_a_search_for_what_is_rare_says_how_far_it_came_and_goes_on(
     tab: Tab, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from workers.ops.books import balance_history
 pytestmark = pytest.mark.timeout(90)
 
 
+@pytest.mark.whole
 async def test_a_page_asks_for_the_token_again_after_the_console_started_again(browser: Browser, scene: Scene) -> None:
     """Sessions end with the console: the page shows the sign-in without a reload, and is live again after it."""
     changes = {"console_reader_token": SecretStr(READER)}
@@ -44,6 +45,7 @@ async def test_a_page_asks_for_the_token_again_after_the_console_started_again(b
 _SELECT = "document.getSelection().selectAllChildren(document.querySelector('main table'))"
 
 
+@pytest.mark.whole
 async def test_data_that_came_while_text_was_selected_is_shown_afterwards(tab: Tab, scene: Scene) -> None:
     """The selection stays as long as its reader wants, and costs no data."""
     account = f"{scene.account}-selected"
@@ -86,6 +88,7 @@ async def test_a_balance_chart_that_is_cut_says_when_it_ends(
     assert "object" not in await told.inner_text()
 
 
+@pytest.mark.whole
 async def test_more_tabs_than_a_browser_has_connections_are_all_live(
     browser: Browser, scene: Scene, address: str
 ) -> None:
@@ -107,6 +110,7 @@ _HIDE = """(hidden) => {
 }"""
 
 
+@pytest.mark.whole
 async def test_a_hidden_page_asks_nothing_and_is_of_now_when_it_is_shown_again(tab: Tab) -> None:
     """Tabs that somebody left open in the background keep no console busy."""
     asked: list[str] = []
@@ -207,6 +211,7 @@ _ALERTS: Final = """() => {
 }"""
 
 
+@pytest.mark.whole
 async def test_a_view_that_loads_again_keeps_the_focus_and_says_an_error_once(tab: Tab) -> None:
     """Details that somebody opens with the keyboard, and an alert that a screen reader would repeat every 2 s."""
     page = tab.page

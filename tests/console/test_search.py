@@ -70,6 +70,7 @@ async def far_tab(browser: Browser, address: str) -> AsyncIterator[Tab]:
         yield opened
 
 
+@pytest.mark.whole
 async def test_a_narrow_screen_cuts_nothing_off(far_tab: Tab, scene: Scene) -> None:
     """At 390 pixels no table scrolls sideways, no text leaves its box, and every view of the navigation is in sight."""
     tab = far_tab

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
+
 from infra.settings import Settings
 from tests.examples.story import (
     Sample,
@@ -29,11 +31,13 @@ PYTHON = Sample(
 )
 
 
+@pytest.mark.whole
 async def test_the_python_sender_tells_the_id_that_it_made(cluster: Settings) -> None:
     """Killed or timed out, it can be run again: nobody else knows which request it was."""
     await send_with_an_id_of_its_own(cluster, PYTHON, f"a-{uuid4().hex[:12]}")
 
 
+@pytest.mark.whole
 async def test_the_python_programs_send_once_send_again_and_act_once(cluster: Settings) -> None:
     """A request sent twice is charged and delivered once; one refused for now is sent again until it is final."""
     once, again = f"a-{uuid4().hex[:12]}", f"a-{uuid4().hex[:12]}"

@@ -3,6 +3,8 @@
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
+import pytest
+
 from infra.postgres import connect_database
 from infra.settings import Settings
 from tests.growth.history import Story, make_books
@@ -13,6 +15,7 @@ _STORY = Story(datetime(2025, 1, 1, tzinfo=UTC), accounts=61, partitions=4, step
 _TABLES = ("accounts", "lots", "journal", "ticks", "lanes", "partitioning")
 
 
+@pytest.mark.whole
 async def test_books_made_in_bulk_are_what_the_ledger_writes(
     other_books: Callable[[], Awaitable[Settings]],
 ) -> None:

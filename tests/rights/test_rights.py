@@ -18,6 +18,7 @@ from tests.rights.privileges import Privilege, lacks_without, names_privilege
 from tests.rights.secured import as_user, grant
 from tests.rights.site import Site, names, open_site, prepare
 from tests.rights.table import DOCUMENT, render, render_balances
+from tests.whole import whole_but
 from tests.workers.api.served import serving
 from tests.workers.command import run
 from workers.commands.running import Exit
@@ -50,7 +51,7 @@ TAKEN = {
 }
 
 
-@pytest.mark.parametrize("command", TAKEN)
+@pytest.mark.parametrize("command", whole_but(TAKEN, "worker", "results"))
 async def test_a_documented_right_that_is_missing_is_named(site: Site, command: str) -> None:
     """With what it is on and whose it is, and before anything is done."""
     if command not in ("worker", "worker ticker"):
@@ -61,6 +62,7 @@ async def test_a_documented_right_that_is_missing_is_named(site: Site, command: 
     assert names(command, TAKEN[command], settings, said), said
 
 
+@pytest.mark.whole
 async def test_a_doctor_with_the_documented_rights_finds_nothing_wrong(site: Site) -> None:
     """The rights table of the topic of balances lacked one: whoever asks before the workers start would not start."""
     said = await site.run("doctor", await site.add("doctor"))
@@ -68,6 +70,7 @@ async def test_a_doctor_with_the_documented_rights_finds_nothing_wrong(site: Sit
     assert (Exit.DONE, 0) == (said.code, said.out.count("\nwrong ")), said
 
 
+@pytest.mark.whole
 async def test_a_right_on_transactional_ids_is_missed_when_it_is_used(site: Site) -> None:
     """Kafka tells of DESCRIBE, which WRITE includes: with it alone, a worker starts and then names WRITE."""
     (right,) = [
@@ -82,6 +85,7 @@ async def test_a_right_on_transactional_ids_is_missed_when_it_is_used(site: Site
     assert names("worker", right, settings, said), said
 
 
+@pytest.mark.whole
 async def test_a_user_may_log_in_with_plain(site: Site) -> None:
     """One that was given nothing is told each right that it lacks."""
     plain = as_user(site.administrator, site.authority, "plain", SaslMechanism.PLAIN)
@@ -97,7 +101,7 @@ PRIVILEGES = {
 }
 
 
-@pytest.mark.parametrize("command", PRIVILEGES)
+@pytest.mark.parametrize("command", whole_but(PRIVILEGES, "dead-letters redrive"))
 async def test_a_privilege_that_is_missing_in_postgres_is_named(site: Site, command: str) -> None:
     """With the table and the user, and as the statement that grants it."""
     user, privilege = PRIVILEGES[command]
@@ -115,6 +119,7 @@ async def test_a_privilege_that_is_missing_in_postgres_is_named(site: Site, comm
     assert (Exit.UNREACHABLE, True) == (said.code, expected in said.err), said
 
 
+@pytest.mark.whole
 async def test_a_privilege_of_a_command_that_changes_something_is_named(site: Site) -> None:
     """Also where the command needs nothing on Kafka, and so is not in that table."""
     privilege = Privilege("insert", "clock_decisions")
@@ -124,6 +129,7 @@ async def test_a_privilege_of_a_command_that_changes_something_is_named(site: Si
     assert names_privilege("clock accept", privilege, said), said
 
 
+@pytest.mark.whole
 async def test_creating_a_schema_is_a_privilege_that_is_named(site: Site) -> None:
     """What is refused is then no table, but the database."""
     await site.add("replay rebuild")
@@ -140,7 +146,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
+@pytest.mark.parametrize("what", whole_but(REFUSED, "a wrong password"))
 async def test_whom_the_broker_does_not_let_in_is_told_what_to_set(site: Site, what: str) -> None:
     """Not that the broker cannot be reached; a worker ends with it as well, instead of waiting for a broker."""
     wrong, words = REFUSED[what]
@@ -167,6 +173,7 @@ async def test_the_console_names_the_right_that_a_page_lacks(site: Site) -> None
     assert "error" not in given
 
 
+@pytest.mark.whole
 async def test_the_consoles_pages_of_all_groups_name_the_right_that_they_lack(site: Site) -> None:
     """What is sampled for all pages says so too, and not only that Kafka refused."""
     settings, right = await site.add("console"), Right(Operation.DESCRIBE, Resource.GROUP, "inmail-billing")
@@ -177,6 +184,7 @@ async def test_the_consoles_pages_of_all_groups_name_the_right_that_they_lack(si
     assert names_in_console(right, settings, said), said
 
 
+@pytest.mark.whole
 async def test_a_consoles_operator_is_told_the_right_that_an_action_lacks(site: Site) -> None:
     """Before it begins: the operation that was to go on is no further, and no other is on record."""
     command = "console operator"
@@ -194,6 +202,7 @@ async def test_a_consoles_operator_is_told_the_right_that_an_action_lacks(site: 
     assert len(json.loads(before.out)) == len(json.loads(after.out))
 
 
+@pytest.mark.whole
 async def test_the_read_api_needs_a_reader_of_the_database_and_nothing_on_kafka(site: Site) -> None:
     """Its user may select, and has no login at the brokers."""
     settings = site.as_database_user(load_settings(), DatabaseUser.READER)

@@ -158,6 +158,7 @@ async def test_nobody_but_this_machine_can_connect(running: LocalStack) -> None:
     assert {"127.0.0.1"} == listening(running.kafka_pid) | listening(running.postgres_pid)
 
 
+@pytest.mark.whole
 async def test_a_second_stack_runs_beside_the_first(running: LocalStack) -> None:
     """Ports, data and life of two stacks are their own."""
     with LocalStack() as second:
@@ -199,6 +200,7 @@ def test_a_parent_killed_by_force_leaves_nothing_behind() -> None:
     os.kill(told["forked"], signal.SIGKILL)
 
 
+@pytest.mark.whole
 async def test_servers_die_with_a_supervisor_killed_by_force_and_the_next_start_sweeps(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -252,6 +254,7 @@ async def test_a_taken_port_is_named(server: str) -> None:
             stack.start()
 
 
+@pytest.mark.whole
 async def test_data_is_kept_in_its_directory_and_fixed_ports_are_used(tmp_path: Path) -> None:
     """What was stored before an orderly stop is there at the next start, and at a fixed port."""
     with LocalStack(data_dir=tmp_path / "data") as stack:
@@ -427,6 +430,7 @@ async def test_a_broker_that_does_not_come_up_tells_why(monkeypatch: pytest.Monk
         stack.start()
 
 
+@pytest.mark.whole
 async def test_a_broker_starts_whatever_its_clusters_id_begins_with(monkeypatch: pytest.MonkeyPatch) -> None:
     """An id may begin with a dash, which the formatting tool must not take for an option."""
     monkeypatch.setattr(kafka_server, "cluster_id", lambda: "-Zyx1sXvQqOZ8Zz4dG3tGg")
@@ -435,6 +439,7 @@ async def test_a_broker_starts_whatever_its_clusters_id_begins_with(monkeypatch:
         assert stack.kafka_pid
 
 
+@pytest.mark.whole
 def test_a_broker_maps_the_archive_of_its_classes_and_does_without_a_damaged_one(jars: list[Path], cache: Path) -> None:
     """The first start on a machine makes the archive; each later one is faster by it, and none depends on it."""
     ours = cache.with_name(f"kafka-{artifacts.read_lock().kafka}")
@@ -457,6 +462,7 @@ def test_a_broker_maps_the_archive_of_its_classes_and_does_without_a_damaged_one
         assert "Unable to map shared spaces" in stack.broker_log(1).read_text()
 
 
+@pytest.mark.whole
 async def test_killed_servers_start_again_on_their_data_and_ports() -> None:
     """Broker and database come back as after a crash: same addresses, nothing committed is lost."""
     with LocalStack() as stack:
@@ -473,6 +479,7 @@ async def test_killed_servers_start_again_on_their_data_and_ports() -> None:
         assert 7 == await query(stack, "select number from crash")
 
 
+@pytest.mark.whole
 async def test_postgres_runs_from_a_place_that_its_user_cannot_reach(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,

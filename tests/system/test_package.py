@@ -98,6 +98,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     return Installed(home, wheel, sdist, before)
 
 
+@pytest.mark.whole
 def test_the_wheel_occupies_one_name(installed: Installed) -> None:
     """Beside its metadata it brings one package, and another project's `workers` stays what it was."""
     new = {path.name for path in installed.site_packages.iterdir()} - installed.before
@@ -107,6 +108,7 @@ def test_the_wheel_occupies_one_name(installed: Installed) -> None:
     assert OTHER == (installed.site_packages / "workers" / "__init__.py").read_text()
 
 
+@pytest.mark.whole
 def test_every_installed_module_is_imported_by_the_packages_name(installed: Installed) -> None:
     """No module reaches for a folder of the repository."""
     done = installed.run("python", "-W", "error::ImportWarning", "-c", IMPORT_ALL)
@@ -115,6 +117,7 @@ def test_every_installed_module_is_imported_by_the_packages_name(installed: Inst
     assert int(done.stdout) > 150
 
 
+@pytest.mark.whole
 def test_every_file_of_the_folders_is_in_the_wheel(installed: Installed) -> None:
     """SQL, the plan catalogue, the console's page and the demo's story too: what the editable install finds."""
     wanted = {
@@ -141,6 +144,7 @@ def test_every_file_of_the_folders_is_in_the_wheel(installed: Installed) -> None
     assert {PACKAGE} == {name.partition("/")[0] for name in found if ".dist-info/" not in name}
 
 
+@pytest.mark.whole
 def test_the_sdist_is_the_source_and_builds_itself(installed: Installed) -> None:
     """It holds the folders as they lie in the repository, with the backend that the wheel was just built by."""
     with tarfile.open(installed.sdist) as archive:
@@ -150,6 +154,7 @@ def test_the_sdist_is_the_source_and_builds_itself(installed: Installed) -> None
     assert "workers/ledger/sql/debit.sql" in names
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -168,6 +173,7 @@ def test_the_installed_command_answers(installed: Installed, arguments: list[str
     assert said in done.stdout
 
 
+@pytest.mark.whole
 async def test_the_installed_command_migrates_a_database(installed: Installed, stack: LocalStack) -> None:
     """All migrations and functions come out of the wheel, and the ledger answers from them."""
     admin = await asyncpg.connect(stack.database_url)
@@ -184,6 +190,7 @@ async def test_the_installed_command_migrates_a_database(installed: Installed, s
     assert "no account nobody" in unknown.stderr
 
 
+@pytest.mark.whole
 def test_child_processes_are_started_by_the_packages_name(installed: Installed) -> None:
     """What `inmail up` starts with `python -m` are the modules of the installed package."""
     program = (

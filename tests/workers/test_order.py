@@ -174,6 +174,7 @@ async def test_a_rolling_replacement_has_no_send_refused(patient: Settings) -> N
         await under_load(patient, replace)
 
 
+@pytest.mark.whole
 @pytest.mark.timeout(600)
 async def test_connections_that_are_cut_have_no_send_refused(patient: Settings, connect: Connect) -> None:
     """All lanes begin again, each when it can."""
@@ -193,6 +194,7 @@ async def test_connections_that_are_cut_have_no_send_refused(patient: Settings, 
         await under_load(patient, cut)
 
 
+@pytest.mark.whole
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("order", ORDERS, ids=lambda order: ",".join(each.split(".")[1] for each in order))
 async def test_whatever_kind_starts_first_after_an_outage_no_send_is_refused(
@@ -231,6 +233,7 @@ async def test_a_lane_waits_for_a_group_that_was_never_started(patient: Settings
         assert 1 == await connection.fetchval("select count(*) from journal")
 
 
+@pytest.mark.whole
 async def test_an_expiry_worker_that_is_away_holds_no_send_up(patient: Settings, connect: Connect) -> None:
     """A tick gives nobody a credit; it has ticks unread, and its row says that it ran in time."""
     connection = await connect(patient)

@@ -19,6 +19,7 @@ from infra.local.stack import LocalStack
 from infra.postgres import Connection, create_pool
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS
+from tests.whole import whole
 from tests.workers.life import in_partition, living
 from tests.workers.wire import eventually, prepare, publish, send
 from workers.errors import WorkerError
@@ -124,7 +125,7 @@ def frozen() -> Iterator[LocalStack]:
         yield stack
 
 
-@pytest.mark.parametrize("moment", ["joining", "working"])
+@pytest.mark.parametrize("moment", [whole("joining"), "working"])
 async def test_a_worker_whose_broker_does_not_answer_ends_in_time(
     settings: Settings, frozen: LocalStack, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

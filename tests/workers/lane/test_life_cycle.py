@@ -57,6 +57,7 @@ async def _read_to_the_end(settings: Settings) -> None:
         await eventually(done, "everything answered")
 
 
+@pytest.mark.whole
 async def test_a_rolling_restart_of_three_workers_repeats_nothing_and_pauses_briefly(cluster: Settings) -> None:
     """Each is replaced in turn under load: ends with code 0, nothing is lost or said twice, no partition waits long."""
     start = await ends(cluster, SEND_RESULTS)

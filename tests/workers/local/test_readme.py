@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from infra.local.stack import LocalStack
 
 ROOT = Path(__file__).parents[3]
@@ -91,6 +93,7 @@ def test_the_block_beside_up_leads_to_the_first_charged_send(tmp_path: Path) -> 
     assert [] == [each for each in ANSWERS if each not in said], said
 
 
+@pytest.mark.whole
 def test_the_block_leads_to_the_first_charged_send(tmp_path: Path) -> None:
     """On an empty Kafka and an empty Postgres, the block gives ten credits, sends one message and leaves nine."""
     with LocalStack() as stack:

@@ -137,6 +137,7 @@ def test_a_killed_worker_is_started_again_beside_servers_that_stay(up: Up, data:
     assert not (data / "env").exists()
 
 
+@pytest.mark.whole
 def test_a_poisoned_topic_ends_its_worker_and_nothing_else(up: Up, data: Path) -> None:
     """Also at the next start, which reads it again; until an operator lets it through as dead letters."""
     process = up()

@@ -112,6 +112,7 @@ def test_up_runs_until_interrupted_and_prints_how_to_use_it(up: Up) -> None:
     assert (Exit.DONE, "\ndraining the workers ...\nall drained\nstopped\n") == (code, rest)
 
 
+@pytest.mark.whole
 def test_up_keeps_its_ports_and_ends_when_the_broker_dies(up: Up) -> None:
     """Exported addresses stay valid, and a server that died is named soon, with its log."""
     first = up()
@@ -131,6 +132,7 @@ def test_up_keeps_its_ports_and_ends_when_the_broker_dies(up: Up) -> None:
     assert seconds < 20
 
 
+@pytest.mark.whole
 def test_an_interrupt_during_startup_ends_up_at_once(up: Up) -> None:
     """Starting servers end too, and the next start succeeds."""
     process = up()
@@ -216,6 +218,7 @@ async def _said(workers: WorkerProcesses, name: str, what: str, times: int = 1) 
     await eventually(said, f"{name}: {what}")
 
 
+@pytest.mark.whole
 async def test_workers_without_a_broker_drain_on_request(
     own_workers: tuple[LocalStack, Settings, WorkerProcesses],
 ) -> None:
@@ -231,6 +234,7 @@ async def test_workers_without_a_broker_drain_on_request(
     assert {"send": 0, "billing": 0, "ticker": 0} == codes
 
 
+@pytest.mark.whole
 async def test_workers_whose_broker_hangs_report_it_and_end_in_time(
     own_workers: tuple[LocalStack, Settings, WorkerProcesses],
 ) -> None:
@@ -250,6 +254,7 @@ async def test_workers_whose_broker_hangs_report_it_and_end_in_time(
     assert said.splitlines()[-1].startswith("inmail: drained, but Kafka did not let the worker leave group inmail-send")
 
 
+@pytest.mark.whole
 async def test_a_worker_without_its_topic_names_the_command_to_run(
     own_workers: tuple[LocalStack, Settings, WorkerProcesses],
 ) -> None:

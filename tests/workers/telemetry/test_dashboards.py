@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from infra.settings import Settings
@@ -77,6 +78,7 @@ def _queries() -> dict[str, str]:
     }
 
 
+@pytest.mark.whole
 async def test_every_panel_shows_something_of_a_run(cluster: Settings, account: str, tmp_path: Path) -> None:
     """Credits given and spent, and one record that nobody can read: the only alert is of that one."""
     unanswered = _queries()

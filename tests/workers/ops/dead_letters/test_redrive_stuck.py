@@ -42,6 +42,7 @@ def frozen(broker: LocalStack) -> Iterator[LocalStack]:
     os.kill(broker.kafka_pid, signal.SIGCONT)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("ends_by", ["stop", "limit"])
 async def test_a_redrive_whose_broker_does_not_answer_ends_in_time(  # noqa: PLR0917 - one parameter a fixture
     settings: Settings,

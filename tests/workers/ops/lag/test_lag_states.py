@@ -88,6 +88,7 @@ async def test_a_reader_that_stands_still_is_stalled_also_for_an_observer_that_h
     assert Status.OK == forgetful.status
 
 
+@pytest.mark.whole
 async def test_a_reader_that_gets_on_and_falls_behind_is_slow(reading: Reading) -> None:
     """One record read for three that come; also for an observer that has just come."""
     await reading.write(6)
@@ -170,6 +171,7 @@ async def test_an_offset_that_went_back_is_told_until_it_has_come_as_far_again(r
     assert (2, 8) == (rewound.committed, as_far.committed)
 
 
+@pytest.mark.whole
 async def test_a_group_that_never_committed_is_told_so_and_so_is_one_that_never_ran(reading: Reading) -> None:
     """Its members' partitions are known from who they were given to; of the other nothing is known at all."""
     await reading.write(4)
@@ -202,6 +204,7 @@ async def test_a_hanging_transaction_holds_a_group_that_has_read_all_it_can(read
     assert 0 == stalled.held
 
 
+@pytest.mark.whole
 async def test_markers_and_what_was_aborted_are_no_lag(reading: Reading) -> None:
     """A group that commits the last record's offset and one more is 1 behind for ever, by offsets; and here 4."""
     async with reading.transactions() as producer:
@@ -222,6 +225,7 @@ async def test_markers_and_what_was_aborted_are_no_lag(reading: Reading) -> None
     assert ok.end > 1
 
 
+@pytest.mark.whole
 async def test_what_was_aborted_is_passed_over_look_by_look(reading: Reading) -> None:
     """More of it than one look passes over: the next goes on from there, and finds the record that nobody reads."""
     await reading.commit(0)
@@ -236,6 +240,7 @@ async def test_what_was_aborted_is_passed_over_look_by_look(reading: Reading) ->
     assert stopped.seconds > 0
 
 
+@pytest.mark.whole
 async def test_all_groups_of_the_cluster_are_told_of_together(reading: Reading, account: str) -> None:
     """With who is in them, which aiokafka's own client could not read of two at once."""
     other = await make_reading(reading.settings, f"{account}-2")
@@ -331,6 +336,7 @@ async def test_an_offset_beyond_the_end_of_its_partition_is_not_all_read(cluster
     assert "its offset is 7, and the partition ends at 3" in theirs.reason
 
 
+@pytest.mark.whole
 async def test_an_offset_that_kafka_has_forgotten_is_not_one_that_never_was(cluster: Settings) -> None:
     """The books know that the group has read, and how far."""
     place = TopicPartition(SEND_REQUESTS, 1)

@@ -34,6 +34,7 @@ from schemas.catalogue import SEND_REQUESTS
 from schemas.sends import SendUndeliverable
 from schemas.ticks import ExpiryTick
 from tests.conftest import HASTY, Connect
+from tests.whole import whole
 from tests.workers.command import end, run, start
 from tests.workers.history_books import (
     TIED,
@@ -208,6 +209,7 @@ async def test_a_run_that_was_stopped_goes_on_and_gives_the_same(live: Settings)
     assert await _everything(live) == await _everything(target_settings(live, asked))
 
 
+@pytest.mark.whole
 async def test_a_stop_ends_the_comparison_too(live: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which may take long; the same command compares again."""
     asked, stop = await _asked(live), asyncio.Event()
@@ -226,6 +228,7 @@ async def test_a_stop_ends_the_comparison_too(live: Settings, monkeypatch: pytes
     assert (OperationStatus.DONE, {}) == (done.status, _causes(comparison))
 
 
+@pytest.mark.whole
 async def test_partitions_go_side_by_side(live: Settings, connect: Connect) -> None:
     """While one cannot go on, the other is read to its end."""
     asked = await _asked(live)
@@ -250,6 +253,7 @@ async def _lanes_of(settings: Settings) -> list[Any]:
     return (await _everything(settings))["lanes"]
 
 
+@pytest.mark.whole
 async def test_two_partitions_that_lock_each_other_try_again(live: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they may where a producer put an account into both: the transaction that Postgres ended is run again."""
     lots = iter([True])
@@ -265,6 +269,7 @@ async def test_two_partitions_that_lock_each_other_try_again(live: Settings, mon
     assert {} == _causes(comparison)
 
 
+@pytest.mark.whole
 async def test_rows_of_before_lots_ends_were_told_are_no_difference_and_wrong_ends_are(live: Settings) -> None:
     """The ends that a row lacks are compared as states of the lots; those that both rows tell, row by row."""
     asked = await _asked(live)
@@ -320,6 +325,7 @@ async def test_a_schema_of_the_live_database_will_do(live: Settings) -> None:
     assert before == await _everything(live)
 
 
+@pytest.mark.whole
 async def test_each_of_several_servers_is_rebuilt_beside_its_own_books(live: Settings) -> None:
     """Its numbers into a schema of its own database, and one comparison of all: equal, and a change is found in it."""
     servers = await open_servers(await copy_database(live, _name(live)), await migrated(live))
@@ -365,6 +371,7 @@ async def _noted_on(settings: Settings) -> list[Operation]:
         await connection.close()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("verb", ["replay rebuild", "replay shadow"])
 async def test_the_console_continues_a_run_of_several_servers(live: Settings, verb: str) -> None:
     """Whichever server's part was stopped: what is missing of each is decided, and the command line is the same."""
@@ -402,6 +409,7 @@ async def test_the_console_continues_a_run_of_several_servers(live: Settings, ve
     assert not OperationRunner(with_shards(servers.first)).can_resume(first)  # a part of all is no run of one server
 
 
+@pytest.mark.whole
 async def test_several_servers_are_not_rebuilt_where_the_books_would_not_be_compared_whole(live: Settings) -> None:
     """A server that is away, rows that have left but are there, one database for all: refused with what to do."""
     servers = await open_servers(await copy_database(live, _name(live)), await migrated(live))
@@ -421,6 +429,7 @@ async def test_several_servers_are_not_rebuilt_where_the_books_would_not_be_comp
     assert not await _has_schema(servers.first, "rebuilt")
 
 
+@pytest.mark.whole
 async def test_a_number_that_moves_meanwhile_is_refused_where_the_books_are_compared(live: Settings) -> None:
     """Between the plan and the comparison, and between it and the corrections; a copy that arrives counts too."""
     servers = await open_servers(await copy_database(live, _name(live)), await migrated(live))
@@ -514,6 +523,7 @@ async def test_another_catalogue_shows_what_it_would_change(live: Settings) -> N
     assert before == await _everything(live)
 
 
+@pytest.mark.whole
 async def test_another_catalogue_may_hold_from_a_date_on(live: Settings) -> None:
     """What was decided before that is the same, and what came after is not."""
     times = [record.time for record in history()]
@@ -528,6 +538,7 @@ async def test_another_catalogue_may_hold_from_a_date_on(live: Settings) -> None
     assert earlier.lines["entries"][0] > 100
 
 
+@pytest.mark.whole
 async def test_only_a_range_may_be_read(live: Settings, connect: Connect) -> None:
     """Up to a time: the same so far, without states that came later. From a time: what came before is lacking."""
     times = [record.time for record in history()]
@@ -547,6 +558,7 @@ async def test_only_a_range_may_be_read(live: Settings, connect: Connect) -> Non
     assert middle <= await connection.fetchval("select min(as_of) from journal")
 
 
+@pytest.mark.whole
 async def test_ticks_that_were_pruned_since_are_no_difference(live: Settings) -> None:
     """Of a target that is kept; a tick that booked something is compared wherever it stands."""
     asked = await _asked(live)
@@ -580,6 +592,7 @@ async def test_ticks_that_were_pruned_since_are_no_difference(live: Settings) ->
     assert {"ticks: booked: missing": 1} == _causes(lacking)
 
 
+@pytest.mark.whole
 async def test_what_only_one_of_them_has_read_is_left_out(live: Settings) -> None:
     """The live books go on while others are made: a rebuild that is behind them is not wrong."""
     asked = await _asked(live)
@@ -591,6 +604,7 @@ async def test_what_only_one_of_them_has_read_is_left_out(live: Settings) -> Non
     assert 0 < comparison.lines["entries"][0] < len((await _everything(live))["journal"])
 
 
+@pytest.mark.whole
 async def test_what_the_database_refuses_stands_in_nobodys_way(live: Settings) -> None:
     """It is decided apart, as a lane would, and shows as a line that is missing."""
     other = await migrated(live)
@@ -603,6 +617,7 @@ async def test_what_the_database_refuses_stands_in_nobodys_way(live: Settings) -
     assert {"entries", "lots", "accounts"} == {cause.partition(":")[0] for cause in _causes(comparison)}
 
 
+@pytest.mark.whole
 async def test_a_page_tells_it_and_reads_nothing_into_what_it_shows(live: Settings) -> None:
     """Each cause with its examples; ids are text, whatever is in them."""
     _, comparison = await _rerun(live, await _asked(live, "replay shadow", changes=NO_ROLLOVER))
@@ -655,6 +670,7 @@ async def test_a_database_that_holds_anything_else_is_refused(live: Settings) ->
     assert "create the database first" in await _refusal(live, replace(begun, url=nowhere))
 
 
+@pytest.mark.whole
 async def test_a_plan_that_another_run_has_overtaken_is_refused(live: Settings) -> None:
     """Nothing is decided twice, nor left out."""
     asked = await _asked(live)
@@ -746,6 +762,7 @@ def test_turns_are_by_time_then_billing_sends_ticks() -> None:
     assert ("inmail.billing-events", "inmail.send-requests", "inmail.expiry-ticks") == tuple(topology.WORKER_OF)
 
 
+@pytest.mark.whole
 async def test_a_topic_that_was_created_again_counts_as_one_whose_beginning_is_gone(live: Settings) -> None:
     """Refused, or decided in part: not whole, and no credit is taken that a send of the topic before would have spent.
 
@@ -778,6 +795,7 @@ async def test_a_topic_that_was_created_again_counts_as_one_whose_beginning_is_g
     assert "and the live ledger up to 0 only: if the topic was created again" in await _refusal(copy, untouched)
 
 
+@pytest.mark.whole
 async def test_a_target_that_was_begun_before_a_topic_was_created_again_is_refused(live: Settings) -> None:
     """Though the new topic has the offset at which the target stands: another record is there."""
     copy = await copy_database(live, _name(live))
@@ -801,7 +819,8 @@ def _command(address: str, *options: str, verb: str = "rebuild") -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("verb", "number"), [("rebuild", signal.SIGINT), ("rebuild", signal.SIGKILL), ("shadow", signal.SIGKILL)]
+    ("verb", "number"),
+    [whole("rebuild", signal.SIGINT), ("rebuild", signal.SIGKILL), whole("shadow", signal.SIGKILL)],
 )
 async def test_a_rerun_that_was_interrupted_or_killed_goes_on(
     live: Settings, verb: str, number: signal.Signals
@@ -852,6 +871,7 @@ async def test_a_plan_comes_first_and_a_dry_run_changes_nothing(live: Settings) 
     assert before == await list_operations(live, 1)
 
 
+@pytest.mark.whole
 async def test_a_difference_is_told_and_ends_with_a_no(live: Settings) -> None:
     """For a person and for a program."""
     asked = await _asked(live)
@@ -870,6 +890,7 @@ async def test_a_difference_is_told_and_ends_with_a_no(live: Settings) -> None:
     assert {"lots"} == {group["section"] for group in found["groups"]}
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("guide", ["replay-rebuild.md", "replay-shadow.md"])
 async def test_what_the_guide_tells_can_be_done(live: Settings, guide: str, tmp_path: Path) -> None:
     """Every command of it, in order."""
@@ -894,6 +915,7 @@ def _pages(folder: Path) -> list[Path]:
 # -- with workers: these go on with the live books, so they come last -------------------------------------------------
 
 
+@pytest.mark.whole
 async def test_what_the_workers_decided_is_what_a_rebuild_decides(live: Settings) -> None:
     """Real lanes, that wait for each other by the test's own turns: grants, sends, a dead letter, a report, a tick."""
     asked = await _asked(live)
@@ -1023,6 +1045,7 @@ async def _are_set_right(live: Settings) -> bool:
     return (await _balances(live))["alice"] > 0 and (await _balances(live))["bob"] > 2
 
 
+@pytest.mark.whole
 async def test_records_around_a_clock_that_was_set_back_are_refused(live: Settings, connect: Connect) -> None:
     """Those after it would be decided as of the times before it; of a topic that has ended its offset says nothing."""
     database = await connect(live)
@@ -1061,6 +1084,7 @@ async def test_a_topic_whose_beginning_is_gone_is_refused(live: Settings) -> Non
         assert not (await common_range(*books)).complete
 
 
+@pytest.mark.whole
 async def test_a_target_where_retention_has_passed_is_refused_by_its_cause(live: Settings) -> None:
     """It can never go on, with or without --partial, and no other rebuild has moved it."""
     asked = await _asked(live, partial=True)

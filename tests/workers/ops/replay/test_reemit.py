@@ -97,6 +97,7 @@ async def test_everything_comes_again_byte_for_byte_but_repeats(
     assert {told(each.value)["id"] for each in second} == {told(each.value)["id"] for each in first}
 
 
+@pytest.mark.whole
 async def test_each_account_comes_in_the_order_of_its_sequence(
     cluster: Settings, database: Connection, account: str
 ) -> None:
@@ -119,6 +120,7 @@ async def test_each_account_comes_in_the_order_of_its_sequence(
     assert {1} == {len(found) for found in places.values()}
 
 
+@pytest.mark.whole
 async def test_a_tick_answer_finds_a_place_in_a_topic_of_fewer_partitions(
     cluster: Settings, database: Connection, account: str
 ) -> None:
@@ -250,6 +252,7 @@ async def test_it_stops_between_two_events_and_goes_on_behind_them(
     assert whole.count == (await plan_reemit(cluster, RowFilter(), topic, FAST)).count  # it is over: anew
 
 
+@pytest.mark.whole
 async def test_one_that_fails_goes_on_from_what_the_brokers_have(
     cluster: Settings, database: Connection, account: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +282,7 @@ async def test_one_that_fails_goes_on_from_what_the_brokers_have(
     assert [OperationStatus.DONE, OperationStatus.FAILED] == [each.status for each in await list_operations(cluster, 2)]
 
 
+@pytest.mark.whole
 async def test_an_event_that_the_broker_refuses_is_named_and_costs_no_other(cluster: Settings, account: str) -> None:
     """The new downstream's topic takes small records only: a balance between."""
     await fund_and_send(cluster, account, 3)

@@ -13,6 +13,7 @@ from aiokafka.admin import NewTopic
 
 from infra.kafka.clients import admin_client, partition_of, partitions_of
 from infra.settings import Settings
+from tests.whole import whole
 from tests.workers.command import end, run, start
 from tests.workers.life import living
 from tests.workers.replaying import Marks, fund_and_send
@@ -92,7 +93,7 @@ async def test_a_plan_comes_first_and_a_dry_run_ends_with_it(cluster: Settings, 
     assert [] == await list_operations(cluster, 1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [whole(signal.SIGINT), signal.SIGKILL])
 async def test_a_reemission_that_was_stopped_or_killed_goes_on(
     cluster: Settings, account: str, number: signal.Signals
 ) -> None:
@@ -122,7 +123,7 @@ async def test_a_reemission_that_was_stopped_or_killed_goes_on(
     assert len(sent) - len(set(sent)) <= (0 if stopped else 2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [whole(signal.SIGINT), signal.SIGKILL])
 async def test_a_rewind_that_was_stopped_or_killed_as_it_waited_has_moved_nothing(
     cluster: Settings, account: str, number: signal.Signals
 ) -> None:

@@ -24,6 +24,7 @@ from infra.settings import Settings
 from infra.terminal import format_instant
 from schemas.catalogue import BILLING_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS
 from tests.ledger.book import Book
+from tests.whole import whole
 from tests.workers.letters import platinum, records_of
 from tests.workers.life import living
 from tests.workers.replaying import ME, fund_and_send, mark, published, seen, whole_history, work_off
@@ -114,6 +115,7 @@ async def test_a_rewound_worker_publishes_the_same_bytes_and_books_nothing(
     assert (True, stood) == (done.result["set"], await stands(cluster))
 
 
+@pytest.mark.whole
 async def test_ticks_are_answered_again_and_expire_nothing_again(
     cluster: Settings, database: Connection, account: str
 ) -> None:
@@ -147,6 +149,7 @@ async def test_it_is_refused_unless_publishing_again_is_asked_for(cluster: Setti
     )
 
 
+@pytest.mark.whole
 async def test_what_restored_books_do_not_know_is_decided_without_asking(
     cluster: Settings, database: Connection, account: str
 ) -> None:
@@ -191,6 +194,7 @@ async def test_what_had_been_set_aside_is_set_aside_again_or_decided_once_it_can
 # -- where to ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.whole
 async def test_no_transaction_is_open_while_kafka_is_asked(
     cluster: Settings, database: Connection, account: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +278,7 @@ async def test_what_is_not_there_or_would_be_passed_over_is_refused_with_what_is
     assert stood == (await stands(cluster))[number]
 
 
+@pytest.mark.whole
 async def test_a_request_of_another_worker_is_told_whose_it_is(
     cluster: Settings, database: Connection, account: str
 ) -> None:
@@ -314,6 +319,7 @@ async def test_a_group_with_members_is_refused_and_with_drain_waited_for(cluster
     assert move["to"] == (await stands(cluster))[number]
 
 
+@pytest.mark.whole
 async def test_a_worker_that_does_not_end_is_not_waited_for_for_ever(cluster: Settings, account: str) -> None:
     """Nor is a wait that its operator ends: either way nothing has moved."""
     requests = await fund_and_send(cluster, account, 1)
@@ -355,7 +361,7 @@ async def test_a_worker_that_comes_in_between_is_refused_by_the_broker(
     assert before == await stands(cluster)
 
 
-@pytest.mark.parametrize("version", ["this", "0.1.0"])
+@pytest.mark.parametrize("version", ["this", whole("0.1.0")])
 async def test_an_offset_that_a_killed_worker_left_in_a_transaction_does_not_come_after(
     cluster: Settings, database: Connection, account: str, version: str
 ) -> None:
@@ -436,6 +442,7 @@ async def test_a_broker_that_forgets_a_rewind_does_not_take_it_back(
     assert 2 == len([record for record in await again.read(cluster) if record.key == account.encode()])
 
 
+@pytest.mark.whole
 async def test_a_rewind_that_was_not_set_leaves_what_is_in_doubt(
     cluster: Settings, database: Connection, account: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

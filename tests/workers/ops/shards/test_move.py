@@ -65,6 +65,7 @@ async def test_a_number_arrives_as_it_was(servers: Servers) -> None:
     assert await _sound(servers.second)
 
 
+@pytest.mark.whole
 async def test_an_account_has_the_balance_and_the_statement_that_it_had(servers: Servers, connect: Connect) -> None:
     """What the first server said of each account, the second says."""
     first = await connect(servers.first)
@@ -103,6 +104,7 @@ async def test_the_lanes_name_whom_the_next_owner_fences(servers: Servers, conne
     ]
 
 
+@pytest.mark.whole
 async def test_a_lane_without_a_row_has_one_afterwards(servers: Servers, connect: Connect) -> None:
     """So that no worker of the first server can begin it with the epoch of a lane that never was."""
     first, second = await connect(servers.first), await connect(servers.second)
@@ -114,6 +116,7 @@ async def test_a_lane_without_a_row_has_one_afterwards(servers: Servers, connect
     assert [tuple(row) for row in found] == [(1, None, 1, None)] * 3
 
 
+@pytest.mark.whole
 async def test_rows_that_either_server_makes_have_keys_of_their_own(servers: Servers, connect: Connect) -> None:
     """An account that opens on the second server collides with none that comes there later."""
     second = await connect(servers.second)
@@ -127,6 +130,7 @@ async def test_rows_that_either_server_makes_have_keys_of_their_own(servers: Ser
     assert await second.fetchval("select array_agg(operation) from operations") == [1]  # that a decision names
 
 
+@pytest.mark.whole
 async def test_a_number_without_accounts_moves(servers: Servers, connect: Connect) -> None:
     """Its lanes were opened, and answer ticks."""
     first, second = await connect(servers.first), await connect(servers.second)
@@ -165,6 +169,7 @@ async def test_a_number_comes_back(servers: Servers) -> None:
     assert await _sound(servers.first)
 
 
+@pytest.mark.whole
 async def test_kept_rows_are_no_hindrance(servers: Servers) -> None:
     """With --keep they stay; the number comes back all the same, as it is by then; and they can be deleted later."""
     plan = await plan_moves(servers.first, [1], "1")
@@ -188,6 +193,7 @@ async def test_kept_rows_are_no_hindrance(servers: Servers) -> None:
     assert await _sound(servers.first)
 
 
+@pytest.mark.whole
 async def test_what_is_left_behind_can_be_deleted_later(servers: Servers) -> None:
     """The same command without --keep, once more, has only that to do; and then nothing."""
     plan = await plan_moves(servers.first, [1], "1")
@@ -372,6 +378,7 @@ async def _third(servers: Servers, template: str) -> tuple[Servers, Servers]:
     )
 
 
+@pytest.mark.whole
 async def test_what_two_moves_left_behind_is_deleted_together(servers: Servers, template: str) -> None:
     """The first server names the second, from which the number has gone on to the third."""
     servers, with_third = await _third(servers, template)
@@ -392,6 +399,7 @@ async def test_what_two_moves_left_behind_is_deleted_together(servers: Servers, 
     assert (await plan_moves(servers.first, [1], "2")).there == (1,)
 
 
+@pytest.mark.whole
 async def test_what_a_move_left_that_was_given_up_for_another_is_deleted(servers: Servers, template: str) -> None:
     """The second server waits for a number that has gone to the third; and until it is told so it gets no other."""
     servers, with_third = await _third(servers, template)

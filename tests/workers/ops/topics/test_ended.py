@@ -21,6 +21,7 @@ from infra.postgres import Connection
 from infra.settings import RecordTime, Settings
 from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import Event
+from tests.whole import whole
 from tests.workers.lagging import QUICK, stands
 from tests.workers.life import at_the_end, in_partition, living, once_each
 from tests.workers.wire import ends, eventually, publish, read, send, settled
@@ -147,6 +148,7 @@ async def test_a_topic_that_was_deleted_is_begun_anew_by_apply(
     assert 2 == len({row["topic_id"] for row in rows})
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures("hasty")
 async def test_a_topic_that_another_tool_created_again_halts_its_lanes_until_apply(
     cluster: Settings, admin: AIOKafkaAdminClient, database: Connection, monkeypatch: pytest.MonkeyPatch
@@ -183,7 +185,7 @@ async def _never(*_: object) -> str:
 
 
 @pytest.mark.usefixtures("no_far_times_left")
-@pytest.mark.parametrize("time", RecordTime)
+@pytest.mark.parametrize("time", [RecordTime.CREATE, whole(RecordTime.APPEND)])
 async def test_what_was_stored_and_not_published_of_a_topic_that_is_gone_is_published_once(
     cluster: Settings, admin: AIOKafkaAdminClient, database: Connection, time: RecordTime
 ) -> None:
@@ -250,6 +252,7 @@ async def test_records_that_a_broker_lost_are_told_and_what_came_since_is_answer
     assert [] == await plan_topics(cluster)
 
 
+@pytest.mark.whole
 async def test_groups_that_could_not_follow_their_lanes_are_set_back_by_the_next_plan(
     cluster: Settings, admin: AIOKafkaAdminClient, database: Connection
 ) -> None:
@@ -283,7 +286,7 @@ async def test_groups_that_could_not_follow_their_lanes_are_set_back_by_the_next
     assert [] == await plan_topics(cluster)
 
 
-@pytest.mark.parametrize("how", ["lost", "created again"])
+@pytest.mark.parametrize("how", ["lost", whole("created again")])
 async def test_a_plan_that_somebody_carried_out_meanwhile_changes_nothing(
     cluster: Settings, admin: AIOKafkaAdminClient, database: Connection, how: str
 ) -> None:
@@ -313,6 +316,7 @@ async def _offsets(admin: AIOKafkaAdminClient) -> dict[TopicPartition, int | Non
     return await committed_offsets(admin, SendJob.group, SENDS)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("ahead", "starts"), [(timedelta(0), {0: 3, 1: 3}), (timedelta(days=400), {0: 0, 1: 0})])
 async def test_what_came_since_a_loss_is_told_apart_from_times_far_ahead(
     cluster: Settings,
@@ -386,6 +390,7 @@ async def test_records_of_other_partitions_count_from_the_first_of_the_new_topic
     assert [(0, "crm", 7, 9), (0, "jobs", 7, 3), (1, "crm", 7, 80)] == [tuple(row) for row in cut]
 
 
+@pytest.mark.whole
 async def test_offsets_mean_the_topic_as_it_is_and_not_the_one_before(
     cluster: Settings, admin: AIOKafkaAdminClient
 ) -> None:
