@@ -1,6 +1,5 @@
 """A cluster of three brokers and its database server, killed under load: what `make cluster` does, in short."""
 
-import os
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +12,11 @@ from tests.cluster.kills import run
 from tests.cluster.servers import Act, Disturbance, Event, ServersResult, random_events, run_servers
 from tests.cluster.servers_page import render_servers
 from tests.cluster.table import render
+from tests.whole import ALL
 from workers.local.up import stack_settings
+
+# The crash matrix kills Postgres under load too.
+KILLED = (2, POSTGRES) if ALL else (2,)
 
 
 @pytest.mark.timeout(240)
@@ -21,11 +24,12 @@ async def test_each_send_is_answered_once_while_a_broker_and_postgres_are_killed
     """A broker that leads several partitions by `kill -9`, and Postgres without a checkpoint, each started again."""
     with LocalStack(brokers=3, postgres_settings={"fsync": "off"}) as stack:
         settings = stack_settings(stack, topic_partitions=6, log_format="json")
-        servers = (2, POSTGRES)
-        result = await run(stack, settings, tmp_path, servers.__getitem__, len(servers), rate=30.0, members=1)
+        result = await run(stack, settings, tmp_path, KILLED.__getitem__, len(KILLED), rate=30.0, members=1)
 
-    pauses = [f"{kill.pause:.1f} s (Kafka: {kill.kafka_pause:.1f} s)" for kill in result.kills]
-    print(f"{result.sends} sends paused by broker 2 for {pauses[0]}, by Postgres for {pauses[1]}")
+    for kill in result.kills:
+        print(
+            f"{result.sends} sends paused by {kill.node or 'Postgres'} for {kill.pause:.1f} s (Kafka: {kill.kafka_pause:.1f} s)"
+        )
     assert 3 == settings.topic_replication
     assert result.kills[0].led >= 2
     assert (0, 0, 0, []) == (result.unanswered, result.doubled, result.unbilled, result.audit)
@@ -54,7 +58,7 @@ def test_a_kill_that_lets_sends_pause_for_too_long_fails_the_run_and_is_on_the_p
     assert "| 1 of 2 kills |" in render(result.summary() | options)
 
 
-@pytest.mark.skipif("CLUSTER" not in os.environ, reason="`make cluster` runs it, and the whole of it")
+@pytest.mark.whole
 @pytest.mark.timeout(240)
 async def test_each_send_is_answered_once_while_one_of_two_postgres_servers_is_killed_and_a_number_moves(
     tmp_path: Path,

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -36,12 +36,18 @@ _LET_RECOVER = 8  # after each so manyeth fault the next waits: recovery is meas
 _GROUPS = {row.topic: row.group or "" for row in CATALOGUE if row.group}
 
 
-def crash_stack(report: Callable[[str], None], brokers: int = 1, kafka: Lock | None = None) -> LocalStack:
+def crash_stack(
+    report: Callable[[str], None],
+    brokers: int = 1,
+    kafka: Lock | None = None,
+    postgres_settings: Mapping[str, str] | None = None,
+) -> LocalStack:
     """Return a stack whose brokers notice what is lost in a second or two; `kafka` is a version not the project's."""
     return LocalStack(
         report=report,
         brokers=brokers,
         kafka_lock=kafka,
+        postgres_settings=postgres_settings,
         broker_settings={
             "group.min.session.timeout.ms": "500",
             "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",

@@ -20,6 +20,7 @@ from infra.kafka.clients import admin_client
 from infra.local.stack import LocalStack
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS, TOPICS
+from tests.conftest import HASTY
 from tests.crash.broken import BROKEN
 from tests.crash.gate import _cut
 from tests.crash.group import Group
@@ -31,6 +32,7 @@ from tests.crash.process import Start
 from tests.crash.result import Order, Result, as_json, summary
 from tests.crash.table import DOCUMENT
 from tests.crash.watch import Watch
+from tests.whole import ALL, whole_but
 from tests.workers.wire import set_offset
 from workers.ops.topics.plan import apply_topics, plan_topics
 
@@ -48,13 +50,12 @@ DIRECTED = {
 }
 # `make crash` runs them all; the tests, those that take a moment.
 FORMS = list(DIRECTED) if os.environ.get("CRASH") else ["no epoch", "offset first"]
-CONTROLS = FORMS if os.environ.get("CRASH") else ["offset first"]
 
 
 @pytest.fixture(scope="module")
 def mortal() -> Iterator[LocalStack]:
     """Servers that may be killed, beside those of the other tests."""
-    with crash_stack(lambda _: None) as stack:
+    with crash_stack(lambda _: None, postgres_settings=HASTY) as stack:
         yield stack
 
 
@@ -141,13 +142,36 @@ async def test_a_seeded_slice_of_the_matrix_breaks_no_promise(
     mortal: LocalStack, fresh: Settings, tmp_path: Path
 ) -> None:
     """The faults that each protection is against, and some by chance. `make crash` makes a thousand."""
-    directed = [cell._replace(job=job) for (cell, _), job in zip(DIRECTED.values(), cycle(JOBS), strict=False)]
-    wanted = [*directed, *_by_chance()]
+    wanted = [*_directed_at_each(), *_by_chance()] if ALL else _one_of_each_kind()
     order = Order(wanted, len(wanted), SEED, rate=100, recovery_seconds=1)
 
     result = await _run(mortal, fresh, order, tmp_path)
 
     assert result.passed, json.dumps(as_json(result), indent=1)
+
+
+def _directed_at_each() -> Iterator[Cell]:
+    """Yield the fault that each protection is against, of one worker after the other."""
+    for (cell, _), job in zip(DIRECTED.values(), cycle(JOBS), strict=False):
+        yield cell._replace(job=job)
+
+
+def _one_of_each_kind() -> list[Cell]:
+    """Return a fault of each kind, of one worker after the other, and of a server's kill one of each worker.
+
+    Where a protection is against a kind, it is the fault that this one is against.
+    """
+    dice = Random(SEED)  # noqa: S311 - a workload
+    directed = {cell.kind: cell for cell in _directed_at_each()}
+    jobs = cycle(JOBS)
+    found = []
+    for kind in Kind:
+        if kind in SERVERS:
+            found += [dice.choice([cell for cell in cells(kinds=[kind]) if cell.job == job]) for job in JOBS]
+        else:
+            job = next(jobs)
+            found.append(directed.get(kind) or dice.choice([cell for cell in cells(kinds=[kind]) if cell.job == job]))
+    return found
 
 
 def _by_chance() -> Iterator[Cell]:
@@ -161,7 +185,7 @@ def _by_chance() -> Iterator[Cell]:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", whole_but(FORMS, "offset first"))
 async def test_the_matrix_fails_without_a_protection(
     mortal: LocalStack, fresh: Settings, tmp_path: Path, form: str
 ) -> None:
@@ -174,8 +198,9 @@ async def test_the_matrix_fails_without_a_protection(
     assert promises & set(result.verdict.counts), summary(result)
 
 
+@pytest.mark.whole
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("form", CONTROLS)
+@pytest.mark.parametrize("form", FORMS if os.environ.get("CRASH") else ["offset first"])
 async def test_the_same_faults_break_no_promise_with_the_protection(
     mortal: LocalStack, fresh: Settings, tmp_path: Path, form: str
 ) -> None:

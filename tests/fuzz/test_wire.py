@@ -13,6 +13,7 @@ from infra.settings import Settings
 from tests.fuzz.mutations import KINDS, make_record
 from tests.fuzz.records import Record
 from tests.fuzz.rounds import fuzzing
+from tests.whole import ALL
 from tests.workers.wire import prepare
 from workers.ops.dead_letters.letters import DeadLetter, LetterFilter
 from workers.ops.dead_letters.pages import list_dead_letters
@@ -20,9 +21,9 @@ from workers.ops.dead_letters.redrive import LETTER_HEADER, OPERATION_HEADER, re
 from workers.ops.dead_letters.redrive_plan import RedriveOptions, plan_redrive
 from workers.ops.operations import Operator
 
-RECORDS = 3_000
-ROUND = 1_500
-REDRIVEN = 600
+RECORDS = 3_000 if ALL else 900
+ROUND = RECORDS // 2
+REDRIVEN = 600 if ALL else 150
 SEED = "a"
 
 # Records that were found to be dropped, or answered twice, or to end a worker: as `make fuzz` printed them.

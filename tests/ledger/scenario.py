@@ -37,8 +37,20 @@ from typing import Any
 
 from tests.ledger.scenario_events import TICK, Input, Names, Words, read_event, read_instant, read_span
 from tests.ledger.scenario_rows import ExpectedRow, read_checks, read_rows
+from tests.whole import whole
 
-__all__ = ["BASE_CATALOGUE", "FOLDER", "Scenario", "Step", "TableError", "edited", "read_file", "read_text"]
+__all__ = [
+    "BASE_CATALOGUE",
+    "FOLDER",
+    "Scenario",
+    "Step",
+    "TableError",
+    "edited",
+    "read_file",
+    "read_text",
+    "table_cases",
+    "table_files",
+]
 
 FOLDER = Path(__file__).parent / "scenarios"
 BASE_CATALOGUE = tomllib.loads((FOLDER / "catalogue.toml").read_text())
@@ -79,6 +91,24 @@ class Scenario:
 
     def __str__(self) -> str:
         return re.sub(r"\W+", "_", f"{Path(self.file).stem} {self.title}").strip("_")
+
+
+def table_files(*anchors: int) -> list[Any]:
+    """Return the files of tables as a test's cases; of those of full years `make test` plays some anchor days'.
+
+    The six say one rule of six days of a month, in more lines than all others together. The oracle plays them all.
+    """
+    days = {f"year_{anchor:02}" for anchor in anchors}
+    files = sorted(FOLDER.glob("*.txt"))
+    return [whole(path) if path.stem.startswith("year_") and path.stem not in days else path for path in files]
+
+
+def table_cases(*anchors: int) -> list[Any]:
+    """Return the scenarios of those files, one by one, as a test's cases."""
+    played = {path for path in table_files(*anchors) if isinstance(path, Path)}
+    return [
+        each if path in played else whole(each) for path in sorted(FOLDER.glob("*.txt")) for each in read_file(path)
+    ]
 
 
 def edited(catalogue: dict[str, Any], setting: str) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from tests.ledger.races import Lane, Race, open_race, read_batch, wrong_in_books
 from tests.ledger.races_forms import DEADLOCKING, NEWCOMERS_DEADLOCK, sql_of
 from tests.ledger.races_mix import CATALOGUE, Mix
 from tests.ledger.scenario_events import Input
+from tests.whole import ALL
 from workers.ops.books.audit import audit_books
 
 LANES = 7
-BATCHES = int(os.environ.get("BATCHES", "1000"))
+BATCHES = int(os.environ.get("BATCHES") or (1000 if ALL else 300))
 BATCHES_TO_LOSE = 3000  # the broken forms deadlock within 150
 STEP_LOTS = 20
 SEED = 4
@@ -86,7 +87,7 @@ async def test_mixed_batches_never_deadlock(settings: Settings) -> None:
 async def test_with_another_lock_order_mixed_batches_deadlock(settings: Settings, form: str) -> None:
     """The run above bites: with locks taken in another order it deadlocks early on."""
     mix = Mix(SEED)
-    batches = [mix.take() for _ in range(BATCHES_TO_LOSE)]
+    batches = (mix.take() for _ in range(BATCHES_TO_LOSE))
     async with open_race(settings, CATALOGUE, lanes=LANES, step_lots=STEP_LOTS) as race:
         await race.watcher.execute(sql_of(DEADLOCKING[form]))
         ended = await _run(race, batches, until_deadlock=True)

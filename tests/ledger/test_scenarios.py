@@ -7,13 +7,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 from infra.postgres import Connection
-from tests.ledger.scenario import FOLDER, Scenario, read_file
+from tests.ledger.scenario import Scenario, table_cases
 from tests.ledger.scenario_run import run
 from tests.ledger.scenario_sql import SqlBooks
 from tests.ledger.told_lots import check_told_lots
 from tests.workers.contract import broken_words_of_all, records_of
-
-SCENARIOS = [scenario for path in sorted(FOLDER.glob("*.txt")) for scenario in read_file(path)]
 
 
 @asynccontextmanager
@@ -27,7 +25,7 @@ async def rolled_back(connection: Connection) -> AsyncIterator[SqlBooks]:
         await transaction.rollback()
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+@pytest.mark.parametrize("scenario", table_cases(29, 31), ids=str)
 async def test_the_ledger_in_postgres_does_what_the_table_says(shared: Connection, scenario: Scenario) -> None:
     """Each line's rows, in order, and the checks behind them; no credit is made or lost in between.
 

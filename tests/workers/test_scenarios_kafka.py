@@ -20,6 +20,7 @@ from tests.conftest import HASTY
 from tests.ledger.scenario import BASE_CATALOGUE, FOLDER, Scenario, read_file
 from tests.ledger.scenario_events import TICK, Input
 from tests.ledger.scenario_run import run
+from tests.whole import ALL
 from tests.workers.scenario_kafka import CYCLE, ByPartition, KafkaBooks, why_not
 from tests.workers.wire import settled, working
 from workers.jobs.billing import BillingJob
@@ -28,12 +29,36 @@ from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
 from workers.local.up import prepare_stack
 
-PARTITIONS = 24
+PARTITIONS = 24 if ALL else 6
 START = datetime(2030, 1, 1, tzinfo=UTC)  # of all tables
 OUTLIVED = timedelta(days=460)  # an annual term's last lot may end so long after a table's last line
 CALENDAR_ENDS = datetime(2099, 1, 1, tzinfo=UTC)  # 2100 is no leap year
 SCENARIOS = [scenario for path in sorted(FOLDER.glob("*.txt")) for scenario in read_file(path)]
 FIT = [scenario for scenario in SCENARIOS if why_not(scenario) is None]
+
+
+def _said(scenario: Scenario) -> set[tuple[str, ...]]:
+    """Return what a scenario has: each kind of event with each code that it books, first or again."""
+    return {
+        (input_.type, row.code, "again" if row.repeat else "first")
+        for step in scenario.steps
+        for input_, rows in zip(step.inputs, step.rows, strict=True)
+        for row in rows
+    }
+
+
+def _few(scenarios: list[Scenario]) -> list[Scenario]:
+    """Return some scenarios that together have all that these have, each time the one that adds most."""
+    left = set().union(*map(_said, scenarios))
+    found = []
+    while left:
+        found.append(max(scenarios, key=lambda each: len(_said(each) & left)))
+        left -= _said(found[-1])
+    return found
+
+
+# That the rules are kept, each table shows on Postgres; here, that each kind of answer comes through the lanes.
+PLAYED = FIT if ALL else _few(FIT)
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +101,12 @@ async def test_the_workers_do_what_the_tables_say_and_publish_each_row_once(syst
                     await run(scenario, books)
 
         async with working(system, *jobs), asyncio.TaskGroup() as group:  # which ends the others when one fails
-            for chain in _chains(FIT).items():
+            for chain in _chains(PLAYED).items():
                 group.create_task(play(*chain))
     await settled(system)
 
-    assert len(SCENARIOS) * 0.9 < len(played) == len(FIT)
+    assert len(SCENARIOS) * 0.9 < len(FIT)
+    assert len(PLAYED) == len(played)
     await _check_topics(system, played)
 
 

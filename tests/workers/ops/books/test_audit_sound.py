@@ -14,15 +14,16 @@ from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from tests.ledger.book import DAY, Book
 from tests.ledger.histories import Draft, batches, drafts, play
-from tests.ledger.scenario import FOLDER, read_file
+from tests.ledger.scenario import read_file, table_files
 from tests.ledger.scenario_books import OracleBooks
 from tests.ledger.scenario_events import TICK
 from tests.ledger.scenario_run import play_unchecked
 from tests.ledger.scenario_sql import SqlBooks, fingerprint_of
+from tests.whole import ALL
 from tests.workers.books_sound import all_is_read, books_of_a_worker
 from workers.ops.books.audit import audit_books
 
-HISTORIES = int(os.environ.get("HISTORIES", "60"))  # of 45 records on average
+HISTORIES = int(os.environ.get("HISTORIES") or (60 if ALL else 20))  # of 45 records on average
 
 
 async def _alarms(connection: Connection) -> list[tuple[str, Any]]:
@@ -33,7 +34,7 @@ async def _alarms(connection: Connection) -> list[tuple[str, Any]]:
     return [(finding.name, finding.examples) for finding in found.failures()]
 
 
-@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.txt")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("file", table_files(31), ids=lambda path: path.stem)
 async def test_no_scenario_alarms_the_audit(shared: Connection, file: Path) -> None:
     """Every table of the ledger's tests, played with a worker's rights, leaves books without a finding."""
     alarms = []

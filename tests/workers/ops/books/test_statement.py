@@ -16,7 +16,7 @@ from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from tests.ledger.book import at
 from tests.ledger.histories import Draft, batches, drafts, play
-from tests.ledger.scenario import FOLDER, read_file, read_text
+from tests.ledger.scenario import read_file, read_text, table_files
 from tests.ledger.scenario_books import OracleBooks
 from tests.ledger.scenario_events import TICK
 from tests.ledger.scenario_run import play_unchecked, run
@@ -303,7 +303,7 @@ async def test_every_line_of_a_story_has_its_reason(shared: Connection) -> None:
     assert str(second) not in "".join(reasons.values())
 
 
-@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.txt")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("file", table_files(31), ids=lambda path: path.stem)
 async def test_no_reason_lacks_a_fact(shared: Connection, file: Any) -> None:
     """Every row of every scenario: nothing that a sentence needs is missing from it."""
     lacking = []

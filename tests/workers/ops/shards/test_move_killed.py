@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from infra.settings import Settings
+from tests.whole import ALL
 from tests.workers.ops.shards.servers import Servers, content_of, move, shards_of
 from workers.ops.books.audit import audit
 from workers.ops.shards import servers as sessions
@@ -17,6 +18,7 @@ from workers.ops.shards.move import MoveReport, MoveStep
 _CALLS = ("execute", "fetch", "fetchrow", "fetchval", "copy_from_query", "copy_to_table")
 _WRITES = ("COMMIT", "insert", "update")
 _EVERYWHERE = os.environ.get("SHARD_KILLS") == "all"  # at each call, and not only after those whose effect stays
+_STRIDE = 1 if ALL or _EVERYWHERE else 3  # odd: the next move goes back
 
 
 class KilledError(Exception):
@@ -75,7 +77,7 @@ async def _kill(servers: Servers, killer: Killer, at: int, to: str) -> bool:
 
 
 async def test_a_move_that_is_killed_goes_on(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed after each commit, there and back: one holder or none, and then all of it where it was to go."""
+    """Killed after each commit (or each third), there and back: one holder or none, and then all of it where it was to go."""
     killer = Killer(sessions.connect_database)
     monkeypatch.setattr(sessions, "connect_database", killer.connect)
     whole = await content_of(servers.first, 1) | {"lanes": []}
@@ -87,7 +89,7 @@ async def test_a_move_that_is_killed_goes_on(servers: Servers, monkeypatch: pyte
         target, source = sides[at % 2], sides[1 - at % 2]
         there = await content_of(target, 1)
         ends.append((there | {"lanes": []}, len(there["lanes"]), any((await content_of(source, 1)).values())))
-        at += 1
+        at += _STRIDE
 
     assert at > 8  # there is something to kill
     assert {0, 1} == set(holders)
