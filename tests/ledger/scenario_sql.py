@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -42,9 +43,14 @@ def fingerprint_of(input_: Input) -> int:
 
 def catalogue_of(document: dict[str, Any]) -> Catalogue:
     """Return a catalogue read from its file's document by the workers' own reader."""
+    return _read("\n".join(f"{name} = {_toml(value)}" for name, value in document.items()))
+
+
+@cache
+def _read(text: str) -> Catalogue:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "plans.toml"
-        path.write_text("\n".join(f"{name} = {_toml(value)}" for name, value in document.items()))
+        path.write_text(text)
         return load_catalogue(path)
 
 

@@ -150,7 +150,7 @@ async def read(settings: Settings, start: dict[TopicPartition, int], count: int)
         async with asyncio.timeout(WAIT_SECONDS):
             while len(found) < count:
                 found += await _fetch(consumer, 200)
-        found += await _fetch(consumer, 300)  # time for one that is on its way
+        found += await _fetch(consumer, 100)  # time for one that is on its way
         found += await _fetch_to(consumer, await consumer.end_offsets(list(start)))
     return [_body(record) for record in found]
 

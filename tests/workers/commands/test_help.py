@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from functools import cache
 
 import pytest
 from typer.testing import CliRunner
@@ -13,10 +14,15 @@ from workers.commands.examples import EXAMPLES
 COMMANDS = [*VERBS, *(f"{verb} {name}" for verb in VERBS for name in getattr(load_verb(verb), "commands", {}))]
 
 
+@cache
+def _help(command: str) -> str:
+    return CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80"}).output
+
+
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_has_no_code_in_it(command: str) -> None:
     """Neither marks of a markup language nor types of a programming language: `<list[str]>`, `x>=1`, backticks."""
-    text = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80"}).output
+    text = _help(command)
 
     assert [] == re.findall(r"`|<[a-z][^>]*>|\bx ?[<>]=|FileBinary|\{[a-z_]+\}", text)
 
@@ -24,7 +30,7 @@ def test_help_has_no_code_in_it(command: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_examples_that_it_understands(command: str) -> None:
     """The examples stand whole in the help, and the command line knows their options."""
-    text = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80"}).output
+    text = _help(command)
 
     assert EXAMPLES[command]
     for line, _ in EXAMPLES[command]:

@@ -23,6 +23,8 @@ from infra.migrate import migrate
 from infra.postgres import connect_database
 from infra.settings import Settings, load_settings
 from schemas.catalogue import BALANCES, SEND_REQUESTS, SEND_RESULTS
+from tests.conftest import HASTY
+from tests.whole import whole_but
 from tests.workers.life import in_partition, living, once_each
 from tests.workers.wire import ends, prepare, publish, read, send
 from workers.jobs.balances import with_balances
@@ -44,14 +46,13 @@ def own_stack() -> Iterator[LocalStack]:
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "allow.everyone.if.no.acl.found": "true",
     }
-    with LocalStack(broker_settings=rights) as running:
+    with LocalStack(broker_settings=rights, postgres_settings=HASTY) as running:
         yield running
 
 
-@pytest.fixture
-async def own(own_stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Settings]:
-    """Settings for it, with topics and books made; the servers are looked after often."""
-    monkeypatch.setattr(server_checks, "_SERVERS_SECONDS", 0.5)
+@pytest.fixture(scope="module")
+async def migrated(own_stack: LocalStack) -> Settings:
+    """Settings for it, with books made."""
     settings = load_settings(
         kafka_bootstrap_servers=own_stack.kafka_bootstrap_servers,
         database_url=own_stack.database_url,
@@ -62,9 +63,15 @@ async def own(own_stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
     connection = await connect_database(settings)
     await migrate(connection, [FUNCTIONS])
     await connection.close()
-    await prepare(settings)
-    yield settings
-    await prepare(settings)
+    return settings
+
+
+@pytest.fixture
+async def own(migrated: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The same with all topics, all that is in them passed over; the servers are looked after often."""
+    monkeypatch.setattr(server_checks, "_SERVERS_SECONDS", 0.5)
+    await prepare(migrated)
+    return migrated
 
 
 async def test_a_worker_outlives_its_database_s_restart(own: Settings, own_stack: LocalStack, account: str) -> None:
@@ -171,7 +178,7 @@ RIGHTS = {
 }
 
 
-@pytest.mark.parametrize("what", RIGHTS)
+@pytest.mark.parametrize("what", whole_but(RIGHTS, "to publish"))
 async def test_a_worker_that_is_not_allowed_ends_and_says_which_right_it_needs(
     own: Settings, account: str, what: str
 ) -> None:

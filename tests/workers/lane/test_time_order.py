@@ -20,7 +20,7 @@ from aiokafka.structs import ConsumerRecord
 from infra.clock import EARLIEST, LATEST
 from infra.kafka.clients import create_producer, reader
 from infra.postgres import Connection, connect_database
-from infra.settings import Settings
+from infra.settings import Settings, load_settings
 from schemas.catalogue import BILLING_EVENTS, CATALOGUE, EXPIRY_TICKS, SEND_REQUESTS
 from schemas.envelope import encode
 from tests.workers.lane.test_lane_ticks import _tick
@@ -75,6 +75,12 @@ class _SlowOnce(_Broker):
         return ends
 
 
+@pytest.fixture(scope="module")
+def unasked() -> Settings:
+    """Settings of servers that are not asked for anything."""
+    return load_settings()
+
+
 def _received(settings: Settings, number: int) -> Received:
     """A record that a send lane has received."""
     place = TopicPartition(SEND_REQUESTS, number)
@@ -86,11 +92,11 @@ def _neighbours(number: int) -> set[TopicPartition]:
     return {TopicPartition(topic, number) for topic in (BILLING_EVENTS, EXPIRY_TICKS)}
 
 
-async def test_a_turn_asks_once_for_all_its_lanes(settings: Settings) -> None:
+async def test_a_turn_asks_once_for_all_its_lanes(unasked: Settings) -> None:
     """One question to Kafka and one to Postgres, however many lanes there are."""
     broker, pool = _Broker(), AsyncMock(fetch=AsyncMock(return_value=[]))
     order = Order(pool, broker, LaneRows(pool, GROUPS[SEND_REQUESTS], SEND_REQUESTS), 20)  # type: ignore[arg-type]
-    received = [_received(settings, number) for number in range(12)]
+    received = [_received(unasked, number) for number in range(12)]
     decidable = await order.admit(received)
 
     assert [set().union(*map(_neighbours, range(12)))] == broker.asked
@@ -98,10 +104,10 @@ async def test_a_turn_asks_once_for_all_its_lanes(settings: Settings) -> None:
     assert {each.lane for each in received} == decidable.keys()
 
 
-async def test_a_partition_that_tells_no_end_holds_only_the_lanes_that_wait_for_it(settings: Settings) -> None:
+async def test_a_partition_that_tells_no_end_holds_only_the_lanes_that_wait_for_it(unasked: Settings) -> None:
     """Its silence keeps the first answer from all; after that each partition is asked for alone."""
     broker, order = _leaderless(BILLING_EVENTS)
-    received = [_received(settings, number) for number in range(4)]
+    received = [_received(unasked, number) for number in range(4)]
     found = [await order.admit(received) for _ in range(2)]
 
     alone = [{TopicPartition(topic, number)} for number in range(4) for topic in (BILLING_EVENTS, EXPIRY_TICKS)]
@@ -111,12 +117,12 @@ async def test_a_partition_that_tells_no_end_holds_only_the_lanes_that_wait_for_
     assert "inmail-billing" == received[2].lane.health.waiting_for
 
 
-async def test_brokers_that_were_slow_once_are_asked_for_all_partitions_together_again(settings: Settings) -> None:
+async def test_brokers_that_were_slow_once_are_asked_for_all_partitions_together_again(unasked: Settings) -> None:
     """As soon as each partition alone has told its end: one question a turn, and not one a partition."""
     broker, pool = _SlowOnce(), AsyncMock(fetch=AsyncMock(return_value=[]))
     order = Order(pool, broker, LaneRows(pool, GROUPS[SEND_REQUESTS], SEND_REQUESTS), 20)  # type: ignore[arg-type]
     for _ in range(2):
-        assert 2 == len(await order.admit([_received(settings, number) for number in range(2)]))
+        assert 2 == len(await order.admit([_received(unasked, number) for number in range(2)]))
 
     together, *alone, again = broker.asked
     assert (_neighbours(0) | _neighbours(1), together) == (together, again)
@@ -132,11 +138,11 @@ async def test_brokers_that_were_slow_once_are_asked_for_all_partitions_together
     ],
 )
 async def test_a_partition_that_tells_no_end_is_waited_for_no_longer_than_a_lane(
-    settings: Settings, topic: str, seconds: float, unread: str | None, *, answers: bool
+    unasked: Settings, topic: str, seconds: float, unread: str | None, *, answers: bool
 ) -> None:
     """A moment where it is one of ticks. Whatever is decided then is ahead of it; a lane that waits so is not stuck."""
     broker, order = _leaderless(topic, answers=answers)
-    received = [_received(settings, number) for number in range(4)]
+    received = [_received(unasked, number) for number in range(4)]
     lane = received[2].lane
     assert [0, 1, 3] == [each.partition for each in await order.admit(received)]
     assert (GROUPS[topic], None) == (lane.health.waiting_for, lane.health.error)
@@ -161,7 +167,7 @@ def _leaderless(topic: str, *, answers: bool = True) -> tuple[_Broker, Order]:
     return broker, Order(pool, broker, LaneRows(pool, GROUPS[SEND_REQUESTS], SEND_REQUESTS), 20)  # type: ignore[arg-type]
 
 
-async def test_what_is_received_during_a_wait_is_not_judged_by_ends_asked_for_before(settings: Settings) -> None:
+async def test_what_is_received_during_a_wait_is_not_judged_by_ends_asked_for_before(unasked: Settings) -> None:
     """A grant for it may have come to the other lane since: that lane stands at its old end, and not at the new one."""
     row = (BILLING_EVENTS, 0, GROUPS[BILLING_EVENTS], 0, None, None, False, 1, None)
     pool = AsyncMock(fetch=AsyncMock(return_value=[row]), execute=AsyncMock(return_value="UPDATE 1"))
@@ -170,7 +176,7 @@ async def test_what_is_received_during_a_wait_is_not_judged_by_ends_asked_for_be
         starts=AsyncMock(return_value={}),
     )
     order = Order(pool, ends, LaneRows(pool, GROUPS[SEND_REQUESTS], SEND_REQUESTS), 20)  # type: ignore[arg-type]
-    received = _received(settings, 0)
+    received = _received(unasked, 0)
     assert not await order.admit([received])  # billing has not read its first record
 
     pool.fetch.return_value = [(*row[:3], 1, *row[4:])]
@@ -184,11 +190,11 @@ async def test_what_is_received_during_a_wait_is_not_judged_by_ends_asked_for_be
     assert 2 == ends.end_offsets.await_count
 
 
-async def test_where_a_lane_began_in_a_topic_says_nothing_of_the_next_topic(settings: Settings) -> None:
+async def test_where_a_lane_began_in_a_topic_says_nothing_of_the_next_topic(unasked: Settings) -> None:
     """Billing began at 5 since retention had taken what was before; the new topic's third record may be a grant."""
     order, billing = _beside_billing(offset=5, epoch=1)
     billing.end, billing.start = 10, 5
-    received = _received(settings, 0)
+    received = _received(unasked, 0)
     assert not await order.admit([received])
     received.lane.wait.began -= 2
     assert not await order.admit([received])
@@ -201,13 +207,13 @@ async def test_where_a_lane_began_in_a_topic_says_nothing_of_the_next_topic(sett
     assert not await order.admit([received._replace(records=[later])])
 
 
-async def test_what_a_lane_has_read_of_a_topic_is_nothing_of_the_one_created_after_it(settings: Settings) -> None:
+async def test_what_a_lane_has_read_of_a_topic_is_nothing_of_the_one_created_after_it(unasked: Settings) -> None:
     """Its row stays at 5,000 until an operator decides. A tick may book what an unread cancel or grant would change."""
     old, new = uuid4(), uuid4()
     ids = {BILLING_EVENTS: old}
     order, billing = _beside_billing(ids, offset=5_000, epoch=1, topic_id=old)
     billing.end, billing.start = 5_000, 0
-    received = _received(settings, 0)
+    received = _received(unasked, 0)
     assert received.lane in await order.admit([received])
 
     ids[BILLING_EVENTS], billing.end = new, 1
@@ -219,7 +225,7 @@ async def test_what_a_lane_has_read_of_a_topic_is_nothing_of_the_one_created_aft
 
     tick = TopicPartition(EXPIRY_TICKS, 0)
     rows = LaneRows(billing.pool, GROUPS[EXPIRY_TICKS], EXPIRY_TICKS)
-    lane = Lane(GROUPS[EXPIRY_TICKS], tick, AsyncMock(), settings, Health(30).lane(tick), CommittedOffsetCheck())
+    lane = Lane(GROUPS[EXPIRY_TICKS], tick, AsyncMock(), unasked, Health(30).lane(tick), CommittedOffsetCheck())
     record = ConsumerRecord(*tick, 0, 1_700_000_000_000, 1, None, b"v", None, 1, 1, ())
     ticks = Order(billing.pool, billing, rows, 0, ids)  # type: ignore[arg-type]
     assert EARLIEST == (await ticks.admit([Received(lane, [record])]))[lane].read_to
@@ -251,7 +257,7 @@ def _beside_billing(
     return Order(billing.pool, billing, rows, 20, ids or {}), billing  # type: ignore[arg-type]
 
 
-async def test_a_tick_is_told_how_far_the_lanes_that_may_give_credits_have_read(settings: Settings) -> None:
+async def test_a_tick_is_told_how_far_the_lanes_that_may_give_credits_have_read(unasked: Settings) -> None:
     """One that never read anything has read nothing of what is there; one at the end of its partition has read all.
 
     Where retention has taken all that was there, nothing is unread, whether or not the lane has ever stored anything.
@@ -266,7 +272,7 @@ async def test_a_tick_is_told_how_far_the_lanes_that_may_give_credits_have_read(
             end_offsets=AsyncMock(side_effect=lambda places, end=end: dict.fromkeys(places, end)),
             starts=AsyncMock(side_effect=lambda asked, start=start: {place: start for _, place, _ in asked}),
         )
-        lane = Lane(GROUPS[EXPIRY_TICKS], tick, pool, settings, health.lane(tick), CommittedOffsetCheck())
+        lane = Lane(GROUPS[EXPIRY_TICKS], tick, pool, unasked, health.lane(tick), CommittedOffsetCheck())
         record = ConsumerRecord(*tick, 0, 1_700_000_000_000, 1, None, b"v", None, 1, 1, ())
         decidable = await Order(pool, ends, rows, limit).admit([Received(lane, [record])])  # type: ignore[arg-type]
         told.append(decidable[lane].read_to)
