@@ -27,9 +27,8 @@ async def test_each_send_is_answered_once_while_a_broker_and_postgres_are_killed
         result = await run(stack, settings, tmp_path, KILLED.__getitem__, len(KILLED), rate=30.0, members=1)
 
     for kill in result.kills:
-        print(
-            f"{result.sends} sends paused by {kill.node or 'Postgres'} for {kill.pause:.1f} s (Kafka: {kill.kafka_pause:.1f} s)"
-        )
+        pauses = f"{kill.pause:.1f} s (Kafka: {kill.kafka_pause:.1f} s)"
+        print(f"{result.sends} sends paused by {kill.node or 'Postgres'} for {pauses}")
     assert 3 == settings.topic_replication
     assert result.kills[0].led >= 2
     assert (0, 0, 0, []) == (result.unanswered, result.doubled, result.unbilled, result.audit)
