@@ -77,7 +77,7 @@ async def _kill(servers: Servers, killer: Killer, at: int, to: str) -> bool:
 
 
 async def test_a_move_that_is_killed_goes_on(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed after each commit, or each third, there and back: one holder or none, then all of it where it was to go."""
+    """Killed after each commit, or each third, there and back: one holder or none, then all of it where it goes."""
     killer = Killer(sessions.connect_database)
     monkeypatch.setattr(sessions, "connect_database", killer.connect)
     whole = await content_of(servers.first, 1) | {"lanes": []}
