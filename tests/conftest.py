@@ -28,20 +28,20 @@ HASTY = {"fsync": "off"}
 # Files are dealt to processes in turn, and a long one at the end would leave a core idle: the longest, and the folders
 # of short ones.
 LONG = {
-    "test_audit_new.py",
-    "test_audit_sound.py",
-    "test_cluster.py",
-    "test_crash.py",
-    "test_histories.py",
-    "test_lane_ends.py",
-    "test_local_stack.py",
-    "test_move.py",
-    "test_order.py",
-    "test_rebuild.py",
-    "test_redrive.py",
-    "test_rewind.py",
-    "test_scenarios_kafka.py",
-    "test_up.py",
+    "cluster/test_cluster.py",
+    "crash/test_crash.py",
+    "ledger/test_histories.py",
+    "system/test_local_stack.py",
+    "workers/lane/test_lane_ends.py",
+    "workers/local/test_up.py",
+    "workers/ops/books/test_audit_new.py",
+    "workers/ops/books/test_audit_sound.py",
+    "workers/ops/dead_letters/test_redrive.py",
+    "workers/ops/replay/test_rebuild.py",
+    "workers/ops/replay/test_rewind.py",
+    "workers/ops/shards/test_move.py",
+    "workers/test_order.py",
+    "workers/test_scenarios_kafka.py",
 }
 SHORT = {"house", "schemas"}
 _numbers = count(1)
@@ -55,6 +55,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def _file_of(item: pytest.Item) -> str:
+    return item.path.relative_to(Path(__file__).parent).as_posix()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is `whole`, where neither all is asked for nor a test by its name; put the long files first."""
     if not ALL and not any("::" in argument for argument in config.args):
@@ -62,7 +66,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if left_out:
             config.hook.pytest_deselected(items=left_out)
             items[:] = [item for item in items if not item.get_closest_marker("whole")]
-    items.sort(key=lambda item: (item.path.name not in LONG, item.path.parent.name in SHORT))
+    items.sort(key=lambda item: (_file_of(item) not in LONG, item.path.parent.name in SHORT))
 
 
 @pytest.fixture(autouse=True)
