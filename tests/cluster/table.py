@@ -20,12 +20,12 @@ _HEAD = """# Three brokers, and two of each worker
     inmail up --data cluster --brokers 3 --workers 2
 
 runs a cluster of three brokers on this machine, each of them broker and controller (KRaft), and two members of each
-worker beside one ticker; `source cluster/env` is for other terminals. Every topic has three replicas, of which two have to have a record before it counts
-(`INMAIL_TOPIC_REPLICATION=3`, `min.insync.replicas=2`), and so have the groups' offsets and the transactions' states. A
-broker that ends is named and started again as a worker is; `inmail workers stop broker-2 --data cluster` hands its
-partitions over first, and is refused where no majority would answer then. With the default, one broker and one of each worker,
-nothing differs: the same files, names and ports. A directory that holds the data of one broker is refused for three,
-and the other way round.
+worker beside one ticker; `source cluster/env` is for other terminals. Every topic has three replicas, of which two have
+to have a record before it counts (`INMAIL_TOPIC_REPLICATION=3`, `min.insync.replicas=2`), and so have the groups'
+offsets and the transactions' states. A broker that ends is named and started again as a worker is; `inmail workers stop
+broker-2 --data cluster` hands its partitions over first, and is refused where no majority would answer then. With the
+default, one broker and one of each worker, nothing differs: the same files, names and ports. A directory that holds the
+data of one broker is refused for three, and the other way round.
 
 ## What happens when one is killed
 
@@ -71,8 +71,8 @@ of `inmail.send-requests` took nothing from the load's own producer. Each charac
 alone, `░` what came on top. Where Postgres is killed, requests are taken all the while and answered later.
 """
 _END = """
-A slice of the first half runs in `make test`; `python -m tests.crash --brokers 3` is the [crash matrix](crash-matrix.md) on such
-a cluster. This page is rendered from runs by `make cluster-render`.
+A slice of the first half runs in `make test`; `python -m tests.crash --brokers 3` is the
+[crash matrix](crash-matrix.md) on such a cluster. This page is rendered from runs by `make cluster-render`.
 """
 
 
