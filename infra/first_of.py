@@ -30,5 +30,7 @@ async def run_until_first(*parts: Coroutine[Any, Any, Any], cancel_seconds: floa
 async def wait_for_event(event: asyncio.Event, seconds: float) -> None:
     """Wait until an event is set, at most so long."""
     waiting = asyncio.ensure_future(event.wait())
-    await asyncio.wait([waiting], timeout=max(0.0, seconds))
-    waiting.cancel()
+    try:
+        await asyncio.wait([waiting], timeout=max(0.0, seconds))
+    finally:
+        waiting.cancel()

@@ -141,6 +141,10 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
         """Refresh the topics now: otherwise a topic that was absent for a moment is missed for minutes."""
         self._client.force_metadata_update()
 
+    def has_leader(self, place: TopicPartition) -> bool:
+        """Return whether a broker leads a partition, as far as is known: a question about one without takes 40 s."""
+        return self._client.cluster.leader_for_partition(place) not in {None, -1}
+
     def change_fetch_wait(self, wait: FetchWait) -> None:
         """Have brokers answer fetches otherwise, from the next one on. The consumer is started."""
         self._fetcher._fetch_min_bytes = wait.bytes  # noqa: SLF001 - there is no other way

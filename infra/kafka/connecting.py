@@ -35,7 +35,8 @@ def protect_bootstrap(client: AIOKafkaClient) -> None:
 
     aiokafka would leave a connection open for good when cancelled in the middle of the bootstrap. And of brokers that
     refuse a login, or whose certificate is not trusted, it would say only that none could be reached: the bootstrap
-    raises what they said. The bootstrap and each request are also marked as waits for the brokers.
+    raises what they said. For one silent broker it would wait as long as may be waited for all. The bootstrap and each
+    request are also marked as waits for the brokers.
     """
     bootstrap, send = client.bootstrap, client.send
     server = f"Kafka at {client._bootstrap_servers}"  # noqa: SLF001 - `hosts` is in random order
@@ -58,12 +59,16 @@ def _spell(name: str) -> str:
 
 
 async def _bootstrap(client: AIOKafkaClient, bootstrap: Callable[[], Awaitable[None]]) -> None:
+    patience = client._request_timeout_ms  # noqa: SLF001 - there is no other way
+    client._request_timeout_ms = patience // len(client.hosts)  # noqa: SLF001
     try:
         await bootstrap()
     except KafkaConnectionError as error:
         if (refusal := await _find_refusal(client)) is None:
             raise
         raise refusal from error
+    finally:
+        client._request_timeout_ms = patience  # noqa: SLF001
 
 
 async def _find_refusal(client: AIOKafkaClient) -> KafkaError | None:

@@ -1,12 +1,13 @@
 """Where partitions end, asked through one connection that reads uncommitted, so that an open transaction counts."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaConnectionError
 
 from infra.kafka.aiokafka_fixes import ConsumerLostError
 from infra.kafka.clients import committed_offsets, reader
@@ -35,11 +36,8 @@ class EndOffsets:
             KafkaError: when the brokers do not tell, which may take 40 s: of all places if one has no leader.
 
         """
-        try:
-            return dict(await (await self._client()).end_offsets(places))
-        except ConsumerLostError:
-            await self.aclose()  # the next question has a new client
-            raise
+        async with self._client() as client:
+            return dict(await client.end_offsets(places))
 
     async def start(self, group: str, place: TopicPartition, stored: int | None) -> int:
         """Return where a group begins that has stored so far: its offset where that is nothing, or the oldest record.
@@ -48,7 +46,8 @@ class EndOffsets:
             KafkaError: when the brokers do not tell.
 
         """
-        oldest = int((await (await self._client()).beginning_offsets([place]))[place])
+        async with self._client() as client:
+            oldest = int((await client.beginning_offsets([place]))[place])
         if stored is None and self._admin is not None:
             stored = (await committed_offsets(self._admin, group, [place]))[place]
         return max(stored or 0, oldest)
@@ -62,9 +61,20 @@ class EndOffsets:
         self._consumer, clients, self._clients = None, self._clients, AsyncExitStack()
         await asyncio.wait([asyncio.ensure_future(clients.aclose())], timeout=_CLOSE_SECONDS)
 
-    async def _client(self) -> Any:  # noqa: ANN401 - aiokafka is untyped
+    @asynccontextmanager
+    async def _client(self) -> AsyncIterator[Any]:
+        """Connect, if that is not done. The next question has a new client where this one is lost.
+
+        Raises:
+            KafkaConnectionError: when it is lost: it is no consumer of the worker's, which would have to be replaced.
+
+        """
         async with self._connecting:
             if self._consumer is None:
                 opening = reader(self._settings, None, "read_uncommitted")
                 self._consumer = await self._clients.enter_async_context(opening)
-            return self._consumer
+        try:
+            yield self._consumer
+        except ConsumerLostError as error:
+            await self.aclose()
+            raise KafkaConnectionError(f"the connection that is asked for ends was lost: {error}") from error

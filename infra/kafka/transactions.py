@@ -45,7 +45,7 @@ class TransactionTimes(NamedTuple):
 
 
 class UndeliveredError(KafkaError):  # type: ignore[misc] # aiokafka is untyped
-    """Some messages of a transaction were not delivered: `partitions` has those of the input records they answer."""
+    """Some messages were not delivered: `partitions` has those of the input records that they answer, or their own."""
 
     def __init__(self, text: str, partitions: frozenset[int]) -> None:
         super().__init__(text)
@@ -211,7 +211,7 @@ class _Delivery(NamedTuple):
 
     future: "asyncio.Future[Any]"
     place: TopicPartition
-    origins: frozenset[int]  # partitions of the input records that they answer
+    origins: frozenset[int]  # partitions of the input records that they answer, or their own
 
 
 def _blame(error: Exception, deliveries: "Sequence[_Delivery]") -> Exception:
@@ -241,7 +241,8 @@ async def _send(producer: AIOKafkaProducer, messages: Sequence[Message], deliver
             partition = partition_of(message.key or b"", counts[message.topic])
         by_partition.setdefault((message.topic, partition), []).append(message)
     for (topic, partition), group in by_partition.items():
-        origins = frozenset(message.origin[0] for message in group if message.origin is not None)
+        # What answers no record is of an account of the lane: that has one number on all topics.
+        origins = frozenset(partition if message.origin is None else message.origin[0] for message in group)
         batch = producer.create_batch()
         for message in group:
             if not _append(batch, message):

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
 from infra.clock import from_milliseconds
+from infra.kafka import transactions
 from infra.kafka.clients import create_lane_producer
-from infra.kafka.transactions import TransactionPair
+from infra.kafka.transactions import Message, TransactionPair
 from infra.settings import load_settings
 
 _SECONDS = 1.0  # of a transaction; a fifth of it is the patience with a partition that is later than others
@@ -64,6 +66,21 @@ async def test_a_partition_that_takes_nothing_where_others_do_is_given_up_early(
         await _deliver(0.01, None)
 
     assert asyncio.get_running_loop().time() - began < _SECONDS / 2
+
+
+async def test_what_answers_no_record_is_the_trouble_of_its_own_partition() -> None:
+    """As what a tick books, balances, and what is published from the books. Nobody's, and all lanes would stand."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    producer = SimpleNamespace(
+        partitions_for=AsyncMock(return_value=set(range(4))),
+        create_batch=lambda: SimpleNamespace(append=lambda **_: object()),
+        send_batch=AsyncMock(return_value=future),
+    )
+    deliveries: list[transactions._Delivery] = []
+    messages = [Message("balances", None, b"{}", 2), Message("results", None, b"{}", 1, origin=(3, 7))]
+    await transactions._send(producer, messages, deliveries)  # type: ignore[arg-type]
+
+    assert [{2}, {3}] == [each.origins for each in deliveries]
 
 
 class _Connection:

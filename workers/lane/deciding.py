@@ -34,7 +34,6 @@ _FEW_STEPS = 2
 _MOST_LOCKED = 2  # lanes after one another, before the trouble counts as the database's
 # Errors of a transaction that met rows which somebody else keeps.
 _LOCKED = (
-    TimeoutError,
     asyncpg.LockNotAvailableError,
     asyncpg.QueryCanceledError,
     asyncpg.DeadlockDetectedError,

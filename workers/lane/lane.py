@@ -98,6 +98,7 @@ class Lane:
         self.is_open, self.at_hand, self.steps = False, False, 0
         self.inbox.close()
         self.wait.end()
+        self.health.waits_for(None)
         self.health.opens()
 
     def fail(self, error: Exception, *, quietly: bool = False) -> None:

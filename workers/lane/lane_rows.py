@@ -225,11 +225,12 @@ class LaneRows:
         for row in changed:
             row.topic_id, row.halted = topic_id, None
 
-    async def release(self, rows: Sequence[LaneRow]) -> None:
+    async def release(self, rows: Sequence[LaneRow]) -> bool:
         """Give lanes back of which nothing is under way: nobody fences their owner then, or waits for their ticks.
 
-        Where that cannot be written in time, the next owner fences this one.
+        Return whether that was written in time. Where it was not, the next owner fences this one.
         """
+        is_written = False
         with suppress_retriable():
             async with asyncio.timeout(_RELEASE_SECONDS):
                 await self._pool.execute(
@@ -239,8 +240,10 @@ class LaneRows:
                     [row.published_time for row in rows],
                     [row.maybe_published for row in rows],
                 )
+                is_written = True
         for row in rows:
             row.owner = None
+        return is_written
 
     async def release_waiters(self, connection: Connection, row: LaneRow) -> None:
         """Let the other lanes not wait for ticks of a lane until it stores something."""

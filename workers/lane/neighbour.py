@@ -38,6 +38,11 @@ class Neighbour(NamedTuple):
         """Whether a record of it may give credits: a grant, or a send that is taken back. A tick gives nobody one."""
         return bool(self.place.topic != EXPIRY_TICKS)
 
+    @property
+    def progress(self) -> tuple[int | None, datetime]:
+        """How far it has come. It does not get on by a new owner: one that is halted has one every few seconds."""
+        return self.offset, self.as_of
+
     def allows(self, topic: str, end: int, start: int) -> datetime:
         """Return the latest time of a topic's record that may be decided.
 

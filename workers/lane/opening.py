@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import structlog
 from aiokafka import TopicPartition
+from aiokafka.errors import LeaderNotAvailableError, UnknownTopicOrPartitionError
 
 from infra.kafka.clients import committed_offsets
 from infra.kafka.topic_ids import topic_ids
@@ -69,7 +70,7 @@ class Opening:
         return [lane for lane in lanes if lane.row.not_held is None]
 
     async def open(self, lanes: Sequence[Lane], transact: Transact) -> None:
-        """Open lanes, each as soon as it can be; one that cannot fails alone.
+        """Open lanes together; one that cannot be opened fails alone.
 
         Args:
             lanes: acquired by their owner, which is at no turn of theirs.
@@ -79,8 +80,11 @@ class Opening:
             KafkaError, OSError, PostgresError: when that is true of all of them.
 
         """
-        partitions = self._consumer.partitions_for_topic(self._rows.topic) or ()
+        partitions = self._consumer.partitions_for_topic(self._rows.topic)
+        if partitions is None:  # a broker that has just started does not know its topics for a moment
+            raise UnknownTopicOrPartitionError(f"there is no topic {self._rows.topic}")
         await self._for_each(lanes, lambda lane: self._prepare(lane, len(partitions), transact), LaneError)
+        await self._for_each([lane for lane in lanes if lane.open_at == 0], self._require_leader)
         if not (lanes := [lane for lane in lanes if lane.open_at == 0]):
             return
         starts = await self._find_starts(lanes)
@@ -92,6 +96,11 @@ class Opening:
         lane.partitions = partitions
         await lane.guard.open()
         await self._ended.publish(lane.row, lambda messages: transact(messages, {}), lane.health.steps)
+
+    async def _require_leader(self, lane: Lane) -> None:
+        if not self._consumer.has_leader(lane.place):
+            self._consumer.refresh_topics()
+            raise LeaderNotAvailableError(f"no broker leads {lane.place.topic}/{lane.place.partition}")
 
     async def _find_starts(self, lanes: Sequence[Lane]) -> dict[Lane, _Start]:
         """Return where lanes begin, all asked for together; those that cannot be believed fail."""

@@ -6,7 +6,7 @@ as such a one is. It keeps no other lane waiting, and no lane for longer than an
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from math import inf
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
@@ -56,6 +56,7 @@ class PartitionBounds:
         self._ends, self._topic_ids = ends, topic_ids
         self._starts: dict[TopicPartition, _KnownStart] = {}
         self._asking: dict[TopicPartition, _EndQuestion] = {}
+        self._asking_starts: asyncio.Future[dict[TopicPartition, int]] | None = None
         self._alone_until = 0.0
         self._said_at = -inf
         self._log = structlog.get_logger("inmail.worker")
@@ -94,9 +95,11 @@ class PartitionBounds:
             return
         if monotonic() >= self._alone_until and all(each.answer.done() for each in self._asking.values()):
             self._asking.clear()
+            asked_at = monotonic()
             ends = await _answer_in_time(self._ends.end_offsets(missing))
             if ends is not None:
-                for lane in unknown:
+                # A lane that was opened again meanwhile waits with what it received later.
+                for lane in [lane for lane in unknown if lane.wait.began <= asked_at]:
                     lane.wait.ends = {**lane.wait.ends, **ends}
                 return
             # One partition of which the brokers tell nothing keeps the answer for all.
@@ -146,19 +149,22 @@ class PartitionBounds:
         return row.place in lane.wait.ends
 
     async def ask_starts(self, rows: Iterable[Neighbour]) -> None:
-        """Ask where lanes begin that have not read on, unless that was asked a moment ago."""
+        """Ask where lanes begin that have not read on, unless that was asked a moment ago or is being asked."""
+        if self._asking_starts is not None and not self._asking_starts.done():
+            return
         now = monotonic()
         known = ((row, self._start(row)) for row in rows)
         unknown = {row.place: row for row, start in known if start is None or start.until < now}
         if unknown:
             versions = {place: self._version(row) for place, row in unknown.items()}
             asked = [(row.consumer_group, row.place, row.offset) for row in unknown.values()]
-            starts = await _answer_in_time(self._ends.starts(asked)) or {}
+            self._asking_starts = asyncio.ensure_future(self._ends.starts(asked))
+            starts = await _answer_in_time(self._asking_starts) or {}
             for place, start in starts.items():
                 self._starts[place] = _KnownStart(start, *versions[place], now + _STARTS_SECONDS)
 
 
-async def _answer_in_time(question: Coroutine[Any, Any, _Answer]) -> _Answer | None:
+async def _answer_in_time(question: Awaitable[_Answer]) -> _Answer | None:
     """Return the answer to a question to Kafka; None where there is none in time.
 
     The question goes on: aiokafka leaves a connection open that it was making for one that is cancelled.

@@ -173,11 +173,11 @@ class Order:
     def _is_passed_over(self, lane: Lane, row: Neighbour) -> bool:
         """Tell whether a lane that has records unread is waited for no longer."""
         wait = lane.wait
-        if wait.in_vain.get(row.place) == row or not (row.gives_credits or row.awaited):
+        if wait.in_vain.get(row.place) == row.progress or not (row.gives_credits or row.awaited):
             return True
         if wait.seconds <= (self._limit if row.gives_credits else min(self._limit, _TICK_SECONDS)):
             return False
-        wait.in_vain[row.place] = row
+        wait.in_vain[row.place] = row.progress
         return True
 
     async def _announce(self, waiting: Sequence[Received]) -> None:

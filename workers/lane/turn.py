@@ -29,7 +29,7 @@ import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from infra.first_of import wait_for_event
+from infra.first_of import run_until_first, wait_for_event
 from infra.kafka.transactions import Message, TransactionPair, TransactionTimes, UndeliveredError, fence_producers
 from infra.retry import SERVER_ERRORS, back_off_seconds, describe_error, is_retriable
 from workers.errors import FencedError
@@ -41,7 +41,7 @@ from workers.lane.lane_rows import LaneRows
 from workers.lane.opening import Opening
 from workers.lane.openings import Openings
 from workers.lane.turn_queue import TurnQueue
-from workers.lane.turn_size import TRANSACTIONS, fill_turn, split_turn
+from workers.lane.turn_size import TRANSACTIONS, decide_turn, fill_turn
 from workers.lane.work import Work
 
 __all__ = ["LaneOwner"]
@@ -65,13 +65,12 @@ class LaneOwner:
         self.lanes: set[Lane] = set()
         self.published_at: float | None = None  # when a turn was published last
         self._leaving: dict[Lane, asyncio.Future[None]] = {}
-        self._stopping = False
+        self._stopping, self._failures = False, 0  # failures in a row
         self._changed = asyncio.Event()  # something arrived, failed, or was asked for
         self._turns = TurnQueue(self._changed.set)
         self._openings = Openings(self._changed.set)
         self._one_transaction = asyncio.Lock()
         self._failed: Exception | None = None  # of a transaction, or outside of the turns
-        self._failures = 0  # in a row
 
     def adopt(self, lanes: Sequence[Lane]) -> None:
         """Open lanes, and work them from then on."""
@@ -107,7 +106,7 @@ class LaneOwner:
             self._failed = None
             error: Exception | None = None
             try:
-                await self._producers.start()
+                await run_until_first(self._producers.start(), self._let_leave())
                 await self._take_turns()
             except (FencedError, *SERVER_ERRORS) as doubtful:
                 if not (isinstance(doubtful, FencedError) or is_retriable(doubtful)):
@@ -128,8 +127,17 @@ class LaneOwner:
         try:
             lanes = await self._opening.read(lanes)  # 1
             # One that was frozen must not take lanes from its successor in turn; (3) sees one that comes after (1).
-            if self._failures or any(lane.failures or lane.row.epoch for lane in lanes):
-                await self._opening.check_membership()
+            await self._opening.check_membership()
+        except (FencedError, *SERVER_ERRORS) as error:
+            self._fail_to_open(lanes, error)
+        else:
+            # Those that were given back do not wait for what has to be fenced, and for what it left.
+            given_back = [lane for lane in lanes if lane.row.last_owner in {None, self._name}]
+            for part in filter(None, (given_back, [lane for lane in lanes if lane not in given_back])):
+                self._openings.begin(part, self._acquire(part))
+
+    async def _acquire(self, lanes: list[Lane]) -> None:
+        try:
             rows = [lane.row for lane in lanes]
             owners = {row.last_owner for row in rows if row.last_owner}
             await fence_producers(self._settings, owners - {self._name})  # 2
@@ -137,12 +145,16 @@ class LaneOwner:
             for lane in [lane for lane in lanes if lane.row not in acquired]:
                 lane.fail(FencedError("another owner acquired it meanwhile"))
             await self._opening.open([lane for lane in lanes if lane.row in acquired], self._transact)  # 4
-            self._log.info("lanes_open", partitions=[lane.partition for lane in lanes if lane.is_open])
+            if opened := [lane.partition for lane in lanes if lane.is_open]:
+                self._log.info("lanes_open", partitions=opened)
         except (FencedError, *SERVER_ERRORS) as error:
-            if not (isinstance(error, FencedError) or is_retriable(error)):
-                self._failed = error
-            for number, lane in enumerate(lane for lane in lanes if lane.open_at == 0 and not lane.is_open):
-                lane.fail(error, quietly=number > 0)
+            self._fail_to_open(lanes, error)
+
+    def _fail_to_open(self, lanes: Sequence[Lane], error: Exception) -> None:
+        if not (isinstance(error, FencedError) or is_retriable(error)):
+            self._failed = error
+        for number, lane in enumerate(lane for lane in lanes if lane.open_at == 0 and not lane.is_open):
+            lane.fail(error, quietly=number > 0)
 
     def _open_due(self) -> None:
         """Open lanes whose time has come, beside the turns of the others."""
@@ -193,22 +205,14 @@ class LaneOwner:
         return fill_turn(ready, most, TRANSACTIONS * most)
 
     async def _begin_turn(self, batches: Sequence[LaneBatch]) -> None:
-        await self._turns.begin(
-            [batch.lane for batch in batches],
-            partial(self._decide, batches),
-            self._publish,
-            alone=any(batch.decidable.is_misplaced for batch in batches),
-        )
+        lanes, is_alone = [batch.lane for batch in batches], any(batch.decidable.is_misplaced for batch in batches)
+        await self._turns.begin(lanes, partial(self._decide, batches), self._publish, alone=is_alone)
 
     async def _decide(self, batches: Sequence[LaneBatch]) -> list[Decided]:
         """Store the outcomes of a turn: in one transaction, or several of disjoint lanes where there are many."""
         if self._job.step is not None:
             batches = await self._decider.finish_steps(batches)
-        # All are waited for: one that went on after another has failed would store beside the next beginning.
-        parts = await asyncio.gather(*map(self._decider.decide, split_turn(batches)), return_exceptions=True)
-        if errors := [each for each in parts if isinstance(each, BaseException)]:
-            raise errors[0]
-        return [decided for part in parts if not isinstance(part, BaseException) for decided in part]
+        return await decide_turn(batches, self._decider.decide)
 
     async def _publish(self, decided: Sequence[Decided]) -> None:
         """Publish a turn's answers, its dead letters and all offsets, in one transaction."""
@@ -260,8 +264,8 @@ class LaneOwner:
             self._depart()
         for lane, error in [(lane, error) for lane in self.lanes if (error := lane.inbox.error) is not None]:
             lane.fail(error)
-            if lane.failures > _TRIES_TOGETHER and not isinstance(error, KafkaError) and len(self.lanes) > 1:
-                await self._rows.release([lane.row])
+            is_alone = lane.failures > _TRIES_TOGETHER and not isinstance(error, KafkaError) and len(self.lanes) > 1
+            if is_alone and await self._rows.release([lane.row]):  # else the owner that it gets would fence this one
                 self.lanes.discard(lane)
                 self._set_apart([lane])
 
@@ -275,19 +279,22 @@ class LaneOwner:
     async def _begin_again(self, error: Exception) -> None:
         """Wait before all lanes are opened again; set apart those whose answers alone could not be delivered."""
         seconds, self._failures = back_off_seconds(self._failures), self._failures + 1
-        self._health.counts["lanes_begun_again"] += len(self.lanes)
         for lane in self.lanes:
             lane.health.fails(error, is_shared=True)
         self._log.warning(
             "lanes_begin_again", error=describe_error(error), seconds=round(seconds, 3), failures=self._failures
         )
         undelivered = error.partitions if isinstance(error, UndeliveredError) else frozenset()
-        alone = {lane for lane in self.lanes if lane.partition in undelivered}
+        alone = {lane for lane in self.lanes if lane.partition in undelivered and not lane.is_leaving}
         if alone and alone != self.lanes:
             self.lanes -= alone
             self._set_apart(list(alone))
-        deadline = monotonic() + seconds
-        while (left := deadline - monotonic()) > 0 and (self.lanes or not self._stopping):
-            self._depart()  # what it held is not given back: the next owner has to fence this one
+        await run_until_first(asyncio.sleep(seconds), self._let_leave())
+
+    async def _let_leave(self) -> None:
+        """Let lanes leave at once while nothing of any is under way; end where nothing is left to work for."""
+        self._depart()  # what it held is not given back: the next owner has to fence this one
+        while self.lanes or not self._stopping:
             self._changed.clear()
-            await wait_for_event(self._changed, left)
+            await wait_for_event(self._changed, _IDLE_SECONDS)
+            self._depart()

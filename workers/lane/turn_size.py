@@ -1,12 +1,13 @@
 """The size of a turn: what it takes of which lanes, and what one Postgres transaction decides of it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
-from workers.lane.deciding import LaneBatch
+from workers.lane.deciding import Decided, LaneBatch
 from workers.lane.inbox import MOST_BYTES, Taken
 from workers.lane.lane import Lane
 
-__all__ = ["TRANSACTIONS", "fill_turn", "split_turn"]
+__all__ = ["TRANSACTIONS", "decide_turn", "fill_turn"]
 
 TRANSACTIONS = 2  # in Postgres, of a turn, side by side: a third takes memory, and no more sends a second were seen
 _FEW_RECORDS = 250  # for which one is enough
@@ -35,7 +36,18 @@ def fill_turn(lanes: Iterable[Lane], most_of_lane: int, room: int) -> list[tuple
     return received
 
 
-def split_turn(batches: Sequence[LaneBatch]) -> Iterator[list[LaneBatch]]:
+async def decide_turn(
+    batches: Sequence[LaneBatch], decide: Callable[[Sequence[LaneBatch]], Awaitable[list[Decided]]]
+) -> list[Decided]:
+    """Decide a turn in as few transactions as pay, side by side. Raises what the first of them that failed did."""
+    # All are waited for: one that went on after another has failed would store beside the next beginning.
+    parts = await asyncio.gather(*map(decide, _split_turn(batches)), return_exceptions=True)
+    if errors := [each for each in parts if isinstance(each, BaseException)]:
+        raise errors[0]
+    return [decided for part in parts if not isinstance(part, BaseException) for decided in part]
+
+
+def _split_turn(batches: Sequence[LaneBatch]) -> Iterator[list[LaneBatch]]:
     """Split a turn into what one transaction decides: few, of about one size, and each with one group overtaken.
 
     Records of one account that several lanes have, as of a producer that partitions otherwise, stay together.

@@ -9,8 +9,6 @@ from time import monotonic
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
-from workers.lane.neighbour import Neighbour
-
 __all__ = ["Wait"]
 
 _LOOK_SECONDS = 0.005, 0.25  # between two looks at the other lanes' rows: at first, and at most
@@ -27,7 +25,7 @@ class Wait:
     group: str | None = None  # consumer group whose lane it waits for
     ends: Mapping[TopicPartition, int] = field(default_factory=dict)  # asked for after the record was received
     announced: tuple[datetime, str] | None = None  # what its row tells the others
-    in_vain: dict[TopicPartition, Neighbour] = field(default_factory=dict)  # rows that did not move meanwhile
+    in_vain: dict[TopicPartition, tuple[int | None, datetime]] = field(default_factory=dict)  # where others stood still
 
     def begin(self, records: Sequence[ConsumerRecord]) -> bool:
         """Wait with the first of some records, unless the lane does so already; tell whether the wait is a new one."""

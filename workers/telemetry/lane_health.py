@@ -26,6 +26,7 @@ class LaneActivity(StrEnum):
 
     OPENING = "opening"
     WAITING = "waiting"  # for records
+    IN_ORDER = "waiting for another lane"  # with a record that comes later than what that one has unread
     DECIDING = "deciding"
     PUBLISHING = "publishing"
     HOLDING = "holding a record of a time far ahead"
@@ -79,7 +80,9 @@ class LaneHealth:
         if neighbour != self.waiting_for:
             self.waiting_since = None if neighbour is None else utc_now()
         if neighbour is not None:
-            self.moved_at = self.clock()
+            self.doing, self.moved_at = LaneActivity.IN_ORDER, self.clock()
+        elif self.doing is LaneActivity.IN_ORDER:
+            self.doing = LaneActivity.DECIDING
         self.waiting_for = neighbour
 
     def wait_seconds(self, neighbour: str) -> float:

@@ -22,16 +22,16 @@ OUTCOMES: Final = Metric(
 BATCH_RECORDS: Final = Metric(
     "inmail_batch_records",
     MetricKind.HISTOGRAM,
-    "Records that a lane decided in one Postgres transaction.",
+    "Records that were decided in one Postgres transaction, of all its lanes.",
     "records",
     ("worker",),
 )
 STAGE_SECONDS: Final = Metric(
     "inmail_stage_seconds",
     MetricKind.HISTOGRAM,
-    "Time of a batch in each stage: `wait` for its turn among the lanes of its number, `decode`, `decide` (the Postgres"
-    " transaction), `publish` (sending the answers and the offset), `commit` (of the Kafka transaction); and `fetch`, a"
-    " poll of the consumer that brought records.",
+    "Time of a batch in each stage: `wait` (one look at how far other lanes have come), `decode`, `decide` (the"
+    " transaction in Postgres), `publish` (sending the answers and the offset), `commit` (of the Kafka transaction);"
+    " and `fetch`, a poll of the consumer that brought records.",
     "seconds",
     ("worker", "stage"),
 )

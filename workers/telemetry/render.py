@@ -23,8 +23,9 @@ Rendered from `metric_table.py` and `lag_metric_table.py` in `workers/telemetry`
 labels do not change: dashboards and alerts depend on them.
 
 A worker answers `GET /metrics` on `INMAIL_HEALTH_PORT`, beside `/livez` and `/readyz`. Counters change once for each
-batch; gauges are read at the scrape. One process, `inmail metrics --serve` (on that port, or 9464), reads the metrics of the whole ledger from
-its database: the lanes every 10 s, the credits every 60 s. `inmail metrics` prints the same metrics once.
+batch; gauges are read at the scrape. One process, `inmail metrics --serve` (on that port, or 9464), reads the metrics
+of the whole ledger from its database: the lanes every 10 s, the credits every 60 s. `inmail metrics` prints the same
+metrics once.
 [`inmail api`](api.md) also answers `GET /metrics` on that port, with its connections as those of the worker `api`.
 [`inmail lag --serve`](lag.md) serves the lag of any consumer group. Only workers and the ticker have `inmail_ready`: of
 the API and of `inmail metrics`, `/readyz` says whether they are ready; `inmail lag --serve` answers 503 while it is

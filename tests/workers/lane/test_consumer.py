@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import aclosing
+from functools import partial
 from operator import attrgetter
 from time import monotonic
 from types import SimpleNamespace
@@ -12,14 +13,18 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import collect_hosts
 from aiokafka.errors import KafkaConnectionError, KafkaError, UnknownError
 from aiokafka.structs import ConsumerRecord
 
 from infra.kafka.aiokafka_fixes import Consumer, ConsumerLostError
 from infra.kafka.clients import create_consumer, reader
+from infra.kafka.connecting import protect_bootstrap
 from infra.kafka.end_offsets import EndOffsets
 from infra.kafka.fetch_pace import GATHERING, WAITING
 from infra.kafka.poller import Polled
+from infra.retry import is_retriable
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from tests.workers.life import living
@@ -97,9 +102,29 @@ async def test_ends_are_asked_of_another_client_once_one_is_lost(cluster: Settin
         ends._consumer._client._sync_task.cancel()
         await asyncio.wait([ends._consumer._client._sync_task])
 
-        with pytest.raises(ConsumerLostError, match="has ended"):
+        with pytest.raises(KafkaConnectionError, match="has ended") as lost:
             await ends.end_offsets([place])
+        assert is_retriable(lost.value)  # the worker's own consumer is well
         assert found == await ends.end_offsets([place])
+
+
+async def test_a_silent_broker_does_not_keep_a_client_from_the_others(
+    cluster: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Aiokafka asks one after the other, in random order, and waits for each as long as for an answer."""
+    monkeypatch.setattr("aiokafka.client.collect_hosts", partial(collect_hosts, randomize=False))
+    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as silent:
+        _, port = silent.sockets[0].getsockname()
+        hosts = [f"127.0.0.1:{port}", cluster.kafka_bootstrap_servers]
+        client = AIOKafkaClient(bootstrap_servers=hosts, request_timeout_ms=6_000)
+        protect_bootstrap(client)
+        began = monotonic()
+        await client.bootstrap()
+        seconds = monotonic() - began
+        await client.close()
+
+    assert 2.9 < seconds < 5
+    assert 6_000 == client._request_timeout_ms
 
 
 async def test_a_member_whose_task_aiokafka_cancelled_is_lost_and_nobody_is_cancelled(cluster: Settings) -> None:

@@ -172,6 +172,28 @@ async def test_an_owner_that_was_frozen_as_it_opened_a_lane_does_not_take_it_fro
     assert is_owned
 
 
+async def test_an_owner_that_was_frozen_before_it_read_a_lane_does_not_take_it_from_its_successor(
+    cluster: Settings, account: str
+) -> None:
+    """What it reads then is its successor's row: it would fence a worker that works, and be refused by the group."""
+    place, _ = await _publish(cluster, account, 1)
+    async with create_pool(cluster) as pool:
+        rows, newer = LaneRows(pool, SendJob.group, SEND_REQUESTS), LaneRow(place.partition)
+        await rows.read([newer])
+        await rows.acquire([newer], "inmail-send.newer")
+        async with _owning(cluster, place, "old") as (owner, _):
+            is_member = owner._opening._consumer.is_member
+            is_member.return_value = False
+
+            async def has_asked() -> bool:
+                return is_member.await_count > 1 or not await rows.are_owned([newer])
+
+            await eventually(has_asked, "it asks, or takes the lane")
+            is_owned = await rows.are_owned([newer])
+
+    assert is_owned
+
+
 async def test_an_owner_of_before_asks_its_group_before_it_acquires_a_lane_again(
     cluster: Settings, account: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

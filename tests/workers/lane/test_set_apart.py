@@ -23,6 +23,7 @@ from tests.workers.lane.test_lane_ticks import _tick
 from tests.workers.life import at_the_end, in_partition, living, once_each
 from tests.workers.wire import ends, eventually, publish, read, send, settled
 from workers.jobs.expiry import ExpiryJob
+from workers.jobs.send import SendJob
 from workers.lane.circuit_breaker import CircuitBreaker
 from workers.lane.deciding import Decider, LaneBatch
 from workers.lane.inbox import Taken
@@ -110,6 +111,21 @@ async def test_a_database_that_takes_no_step_is_not_asked_for_a_step_of_each_lan
         await decider.finish_steps([LaneBatch(lane, Taken([], 0), Decidable(0)) for lane in lanes])
 
     assert 3 == pool.acquire.call_count
+
+
+async def test_a_database_that_does_not_answer_in_time_is_no_lock(settings: Settings) -> None:
+    """A wait for a lock ends by an error of its own, much sooner. Each lane alone would wait as long once more."""
+    pool = AsyncMock()
+    pool.acquire = Mock(side_effect=TimeoutError)
+    rows, job = LaneRows(pool, SendJob.group, SEND_REQUESTS), SendJob(load_catalogue())
+    decider = Decider(job, rows, CircuitBreaker(settings), health := Health(30), NO_TRACES)
+    places = [TopicPartition(SEND_REQUESTS, number) for number in range(3)]
+    lanes = [Lane(SendJob.group, each, pool, settings, health.lane(each), CommittedOffsetCheck()) for each in places]
+
+    with pytest.raises(TimeoutError):
+        await decider.decide([LaneBatch(lane, Taken([], 0), Decidable(0)) for lane in lanes])
+
+    assert 1 == pool.acquire.call_count
 
 
 async def test_a_partition_whose_results_nobody_takes_holds_up_its_own_only(

@@ -32,6 +32,7 @@ from workers.jobs.job import Batch, Decision, Job
 from workers.jobs.send import SendJob
 from workers.lane.lane import Lane
 from workers.lane.lane_rows import LaneRows
+from workers.lane.partition_bounds import PartitionBounds
 from workers.lane.recovery import CommittedOffsetCheck
 from workers.lane.time_order import Order, Received
 from workers.ledger.plans import load_catalogue
@@ -229,6 +230,67 @@ async def test_what_a_lane_has_read_of_a_topic_is_nothing_of_the_one_created_aft
     record = ConsumerRecord(*tick, 0, 1_700_000_000_000, 1, None, b"v", None, 1, 1, ())
     ticks = Order(billing.pool, billing, rows, 0, ids)  # type: ignore[arg-type]
     assert EARLIEST == (await ticks.admit([Received(lane, [record])]))[lane].read_to
+
+
+async def test_a_lane_that_is_opened_again_and_again_is_waited_for_once(settings: Settings) -> None:
+    """As one that is halted is every 10 s: whoever waited again each time would decide one batch in 300 s."""
+    order, billing = _beside_billing(offset=0, epoch=1)
+    billing.end = 1
+    received = _received(settings, 0)
+    lane, record = received.lane, received.records[0]
+
+    def at(offset: int) -> Received:
+        time = record.timestamp + 1_000 * offset
+        return received._replace(records=[dataclasses.replace(record, offset=offset, timestamp=time)])
+
+    assert not await order.admit([received])
+    lane.wait.began -= 21
+    assert GROUPS[BILLING_EVENTS] == (await order.admit([received]))[lane].waited_for
+
+    billing.row = (*billing.row[:7], 2, billing.row[8])
+    assert GROUPS[BILLING_EVENTS] == (await order.admit([at(1)]))[lane].waited_for
+    billing.row, billing.end = (*billing.row[:3], 1, *billing.row[4:]), 2
+    assert not await order.admit([at(2)])
+
+
+async def test_ends_that_were_asked_for_before_a_lane_was_opened_again_say_nothing(settings: Settings) -> None:
+    """A grant may have come between: what is received later may be later than that."""
+    told = asyncio.Event()
+
+    async def end_offsets(places: Iterable[TopicPartition]) -> Offsets:
+        await told.wait()
+        return dict.fromkeys(places, 0)
+
+    bounds = PartitionBounds(SimpleNamespace(end_offsets=end_offsets), {})  # type: ignore[arg-type]
+    lane, records, _ = _received(settings, 0)
+    lane.wait.begin(records)
+    asking = asyncio.create_task(bounds.ask_ends({lane: PLACES[:1]}))
+    await asyncio.sleep(0)
+    lane.close()
+    lane.wait.begin(records)
+    told.set()
+    await asking
+
+    assert {} == lane.wait.ends
+
+
+async def test_where_lanes_begin_is_not_asked_a_second_time_beside_itself(settings: Settings) -> None:
+    """Each turn would wait a second for a coordinator that does not answer, and leave a question for 40 s."""
+    order, billing = _beside_billing(offset=0, epoch=1)
+    billing.end = 1
+    starts = AsyncMock(side_effect=asyncio.Event().wait)
+    billing.starts = starts  # type: ignore[method-assign]
+    received = _received(settings, 0)
+    assert not await order.admit([received])
+    received.lane.wait.began -= 2
+    for _ in range(2):
+        began = monotonic()
+        assert not await order.admit([received])
+
+    assert 1 == starts.await_count
+    assert monotonic() - began < 0.5
+    assert order._bounds._asking_starts is not None
+    order._bounds._asking_starts.cancel()
 
 
 class _Billing:

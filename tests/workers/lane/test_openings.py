@@ -1,0 +1,192 @@
+"""How an owner opens lanes: what keeps one of them keeps no other, and lanes may leave at any moment."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from unittest.mock import AsyncMock, Mock
+
+import asyncpg
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import UnknownTopicOrPartitionError
+
+from infra.kafka.transactions import TransactionPair
+from infra.settings import Settings
+from schemas.catalogue import SEND_REQUESTS
+from tests.workers.wire import eventually
+from workers.jobs.send import SendJob
+from workers.lane import turn
+from workers.lane.lane import Lane
+from workers.lane.lane_rows import LaneRow, LaneRows
+from workers.lane.opening import Opening
+from workers.lane.recovery import CommittedOffsetCheck
+from workers.lane.turn import LaneOwner
+from workers.lane.work import Work
+from workers.ledger.plans import load_catalogue
+from workers.telemetry.health import Health
+
+
+@pytest.fixture
+def lanes(settings: Settings) -> list[Lane]:
+    """Two lanes, which nobody has opened."""
+    health = Health(30)
+    places = [TopicPartition(SEND_REQUESTS, number) for number in range(2)]
+    return [
+        Lane(SendJob.group, place, AsyncMock(), settings, health.lane(place), CommittedOffsetCheck())
+        for place in places
+    ]
+
+
+@pytest.fixture
+def owner(settings: Settings, lanes: list[Lane]) -> LaneOwner:
+    """An owner of them that does not run, of which no client is real."""
+    owner = LaneOwner(Work(SendJob(load_catalogue()), settings, Mock(health=Health(30))), Mock())
+    owner._name = "inmail-send.test"
+    owner.adopt(lanes)
+    return owner
+
+
+async def test_lanes_that_were_given_back_do_not_wait_for_what_has_to_be_fenced(
+    owner: LaneOwner, lanes: list[Lane], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To end the transaction of an owner that is gone may take half a minute."""
+    fences = asyncio.Event()
+
+    async def read(found: list[Lane]) -> list[Lane]:
+        found[1].row.last_owner = "inmail-send.gone"
+        return found
+
+    async def fence(_: Settings, names: set[str]) -> None:
+        if names:
+            await fences.wait()
+
+    async def acquire(rows: Sequence[LaneRow], _: str) -> Sequence[LaneRow]:
+        return rows
+
+    async def open_all(found: Iterable[Lane], _: object) -> None:
+        for lane in found:
+            lane.open(0)
+
+    monkeypatch.setattr(turn, "fence_producers", fence)
+    monkeypatch.setattr(owner, "_opening", Mock(read=read, check_membership=AsyncMock(), open=open_all))
+    monkeypatch.setattr(owner, "_rows", Mock(acquire=acquire))
+    owner._open_due()
+
+    async def are_open(count: int) -> bool:
+        return count == sum(lane.is_open for lane in lanes)
+
+    await eventually(lambda: are_open(1), "the lane that was given back is open")
+    assert lanes[0].is_open
+    fences.set()
+    await eventually(lambda: are_open(2), "both are open")
+    await owner._openings.end()
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+async def test_a_lane_that_cannot_be_given_back_is_not_set_apart(
+    owner: LaneOwner, lanes: list[Lane], monkeypatch: pytest.MonkeyPatch, *, is_written: bool
+) -> None:
+    """Its next owner would find this one's name in its row, and fence it from all its other lanes."""
+    owner._turns.finish = AsyncMock()  # type: ignore[method-assign]
+    monkeypatch.setattr(owner, "_rows", Mock(release=AsyncMock(return_value=is_written)))
+    lanes[0].failures = 2
+    lanes[0].inbox.interrupt(asyncpg.LockNotAvailableError("planted"))
+
+    await owner._let_go()
+
+    assert is_written == owner._set_apart.called  # type: ignore[attr-defined]
+    assert is_written == (lanes[0] not in owner.lanes)
+
+
+async def test_a_release_that_meets_a_lock_says_that_it_was_not_written() -> None:
+    """And the row has no owner any more for whoever held it: the next one reads what is there."""
+    row = LaneRow(0, owner="inmail-send.test", epoch=1)
+    rows = LaneRows(AsyncMock(execute=AsyncMock(side_effect=asyncpg.LockNotAvailableError)), "group", SEND_REQUESTS)
+
+    assert not await rows.release([row])
+    assert row.owner is None
+
+
+async def test_lanes_leave_an_owner_whose_producers_do_not_start_and_it_ends(
+    owner: LaneOwner, lanes: list[Lane], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Brokers may be silent for longer than a process has to end, and a group waits for who gives partitions up."""
+    started = asyncio.Event()
+
+    async def starts(_: TransactionPair) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(TransactionPair, "start", starts)
+    monkeypatch.setattr(TransactionPair, "discard", AsyncMock())
+    async with asyncio.timeout(5):
+        running = asyncio.create_task(owner.run())
+        await started.wait()
+        await asyncio.wait(owner.give_up(lanes))
+        owner.stop()
+        await running
+
+    assert set() == owner.lanes
+
+
+def _opening(settings: Settings, consumer: Mock) -> Opening:
+    return Opening(SendJob(load_catalogue()), Mock(consumer=consumer), Mock(topic=SEND_REQUESTS), settings)
+
+
+@pytest.fixture
+def open_lanes(
+    settings: Settings, lanes: list[Lane], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Mock], "asyncio.Future[list[Lane]]"]:
+    """Open the lanes with a consumer; return those that are asked for."""
+
+    async def run(consumer: Mock) -> list[Lane]:
+        opening = _opening(settings, consumer)
+        asked: list[Lane] = []
+
+        async def note(found: list[Lane]) -> dict[Lane, object]:
+            asked.extend(found)
+            return {}
+
+        monkeypatch.setattr(opening, "_prepare", AsyncMock())
+        monkeypatch.setattr(opening, "_find_starts", note)
+        await opening.open(lanes, AsyncMock())
+        return asked
+
+    return lambda consumer: asyncio.ensure_future(run(consumer))
+
+
+async def test_a_partition_that_no_broker_leads_keeps_no_other_lane_closed(
+    lanes: list[Lane], open_lanes: Callable[[Mock], "asyncio.Future[list[Lane]]"]
+) -> None:
+    """A question for the ends of all would have no answer for 40 s."""
+    consumer = Mock(has_leader=lambda place: place.partition == 1, partitions_for_topic=lambda _: {0, 1})
+
+    assert lanes[1:] == await open_lanes(consumer)
+    assert lanes[0].open_at > 0
+    assert "no broker leads inmail.send-requests/0" in (lanes[0].health.error or "")
+    assert 1 == consumer.refresh_topics.call_count
+
+
+async def test_a_topic_that_a_broker_does_not_know_for_a_moment_halts_no_lane(
+    lanes: list[Lane], open_lanes: Callable[[Mock], "asyncio.Future[list[Lane]]"]
+) -> None:
+    """It would be taken for one with 0 partitions, and operators be told to number the accounts anew."""
+    with pytest.raises(UnknownTopicOrPartitionError, match="no topic"):
+        await open_lanes(Mock(partitions_for_topic=lambda _: None))
+
+    assert [None, None] == [lane.health.halted for lane in lanes]
+
+
+def test_a_lane_that_waits_for_another_says_so_until_it_goes_on_or_is_closed(lanes: list[Lane]) -> None:
+    """Not that it decides; and one that is closed waits for nobody, however long it is halted then."""
+    lane = lanes[0]
+    lane.open(0)
+    lane.health.takes()
+    lane.health.waits_for("inmail-billing")
+    waits = lane.health.doing
+    lane.health.waits_for(None)
+    decides = lane.health.doing
+    lane.health.waits_for("inmail-billing")
+    lane.close()
+
+    assert ["waiting for another lane", "deciding", "opening"] == [waits, decides, lane.health.doing]
+    assert (None, 0.0) == (lane.health.waiting_for, lane.health.wait_seconds("inmail-billing"))
