@@ -88,6 +88,7 @@ async def test_a_lane_that_cannot_be_given_back_is_not_set_apart(
     """Its next owner would find this one's name in its row, and fence it from all its other lanes."""
     owner._turns.finish = AsyncMock()  # type: ignore[method-assign]
     monkeypatch.setattr(owner, "_rows", Mock(release=AsyncMock(return_value=is_written)))
+    lanes[0].open(0)
     lanes[0].failures = 2
     lanes[0].inbox.interrupt(asyncpg.LockNotAvailableError("planted"))
 
