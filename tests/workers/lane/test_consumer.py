@@ -1,6 +1,7 @@
 """aiokafka's consumer, watched: its tasks may end of an error that they did not expect, and nobody would tell."""
 
 import asyncio
+import socket
 from contextlib import aclosing
 from functools import partial
 from operator import attrgetter
@@ -113,8 +114,8 @@ async def test_a_silent_broker_does_not_keep_a_client_from_the_others(
 ) -> None:
     """Aiokafka asks one after the other, in random order, and waits for each as long as for an answer."""
     monkeypatch.setattr("aiokafka.client.collect_hosts", partial(collect_hosts, randomize=False))
-    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as silent:
-        _, port = silent.sockets[0].getsockname()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        _, port = silent.getsockname()
         hosts = [f"127.0.0.1:{port}", cluster.kafka_bootstrap_servers]
         client = AIOKafkaClient(bootstrap_servers=hosts, request_timeout_ms=6_000)
         protect_bootstrap(client)

@@ -152,19 +152,20 @@ async def test_an_owner_that_was_frozen_as_it_opened_a_lane_does_not_take_it_fro
     async with create_pool(cluster) as pool:
         rows, newer = LaneRows(pool, SendJob.group, SEND_REQUESTS), LaneRow(place.partition)
 
-        async def freezes(settings: Settings, names: set[str]) -> None:
-            await fence(settings, names)
-            if not newer.epoch:
-                await rows.read([newer])
-                await rows.acquire([newer], "inmail-send.newer")
-
-        monkeypatch.setattr(turn, "fence_producers", freezes)
         async with _owning(cluster, place, "old") as (owner, _):
             is_member = owner._opening._consumer.is_member
-            is_member.return_value = False
+
+            async def freezes(settings: Settings, names: set[str]) -> None:
+                await fence(settings, names)
+                if not newer.epoch:
+                    is_member.return_value = False
+                    await rows.read([newer])
+                    await rows.acquire([newer], "inmail-send.newer")
+
+            monkeypatch.setattr(turn, "fence_producers", freezes)
 
             async def has_asked() -> bool:
-                return bool(is_member.await_count) or not (newer.epoch == 0 or await rows.are_owned([newer]))
+                return is_member.await_count > 1 or not (newer.epoch == 0 or await rows.are_owned([newer]))
 
             await eventually(has_asked, "it asks, or takes the lane")
             is_owned = await rows.are_owned([newer])
@@ -214,7 +215,6 @@ async def test_an_owner_of_before_asks_its_group_before_it_acquires_a_lane_again
         await eventually(has_asked, "it asks, or opens the lane")
         is_open = lane.is_open
 
-    assert 0 == asked
     assert not is_open
 
 

@@ -9,7 +9,6 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import UnknownTopicOrPartitionError
 
-from infra.kafka.transactions import TransactionPair
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS
 from tests.workers.wire import eventually
@@ -88,6 +87,7 @@ async def test_a_lane_that_cannot_be_given_back_is_not_set_apart(
     """Its next owner would find this one's name in its row, and fence it from all its other lanes."""
     owner._turns.finish = AsyncMock()  # type: ignore[method-assign]
     monkeypatch.setattr(owner, "_rows", Mock(release=AsyncMock(return_value=is_written)))
+    lanes[0].open(0)
     lanes[0].failures = 2
     lanes[0].inbox.interrupt(asyncpg.LockNotAvailableError("planted"))
 
@@ -112,12 +112,11 @@ async def test_lanes_leave_an_owner_whose_producers_do_not_start_and_it_ends(
     """Brokers may be silent for longer than a process has to end, and a group waits for who gives partitions up."""
     started = asyncio.Event()
 
-    async def starts(_: TransactionPair) -> None:
+    async def starts() -> None:
         started.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(TransactionPair, "start", starts)
-    monkeypatch.setattr(TransactionPair, "discard", AsyncMock())
+    monkeypatch.setattr(turn, "TransactionPair", Mock(return_value=Mock(start=starts, discard=AsyncMock())))
     async with asyncio.timeout(5):
         running = asyncio.create_task(owner.run())
         await started.wait()

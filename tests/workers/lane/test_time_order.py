@@ -278,7 +278,12 @@ async def test_where_lanes_begin_is_not_asked_a_second_time_beside_itself(settin
     """Each turn would wait a second for a coordinator that does not answer, and leave a question for 40 s."""
     order, billing = _beside_billing(offset=0, epoch=1)
     billing.end = 1
-    starts = AsyncMock(side_effect=asyncio.Event().wait)
+
+    async def does_not_tell(_: object) -> Offsets:
+        await asyncio.Event().wait()
+        return {}
+
+    starts = AsyncMock(side_effect=does_not_tell)
     billing.starts = starts  # type: ignore[method-assign]
     received = _received(settings, 0)
     assert not await order.admit([received])
