@@ -157,21 +157,19 @@ def _directed_at_each() -> Iterator[Cell]:
 
 
 def _one_of_each_kind() -> list[Cell]:
-    """Return a fault of each kind, of one worker after the other, and of a server's kill one of each worker.
+    """Return a fault of each kind: where a protection is against one, the fault that it is against.
 
-    Where a protection is against a kind, it is the fault that this one is against.
+    Another is of one worker after the other by chance; a server's kill meets a worker of each job.
     """
     dice = Random(SEED)  # noqa: S311 - a workload
-    directed = {cell.kind: cell for cell in _directed_at_each()}
-    jobs = cycle(JOBS)
-    found = []
+    found = {cell.kind: [cell] for cell, _ in DIRECTED.values()}
+    others = cycle(JOBS[::-1])
     for kind in Kind:
-        if kind in SERVERS:
-            found += [dice.choice([cell for cell in cells(kinds=[kind]) if cell.job == job]) for job in JOBS]
-        else:
-            job = next(jobs)
-            found.append(directed.get(kind) or dice.choice([cell for cell in cells(kinds=[kind]) if cell.job == job]))
-    return found
+        jobs = JOBS if kind in SERVERS else (next(others),) if kind not in found else ()
+        for job in jobs:
+            cell = dice.choice([cell for cell in cells(kinds=[kind]) if cell.job == job])
+            found.setdefault(kind, []).append(cell)
+    return [cell for kind in Kind for cell in found[kind]]
 
 
 def _by_chance() -> Iterator[Cell]:
