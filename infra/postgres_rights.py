@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import asyncpg
 from pydantic import PostgresDsn
 
-from infra.postgres import connect_database
+from infra.postgres import open_database
 from infra.settings import Settings
 
 __all__ = ["MissingPrivilegesError", "explain_denial"]
@@ -65,12 +65,9 @@ async def explain_denial(
         return None
     kind, name = _KINDS[found[1]], found[2]
     needed = (*kind.needed, *(privileges.get(name, ()) if kind is _TABLE else ()))
-    connection = await connect_database(settings)
-    try:
+    async with open_database(settings) as connection:
         user = await connection.fetchval("select current_user")
         lacking = [each for each in needed if await connection.fetchval(kind.question, name, each) is False]
-    finally:
-        await connection.close()
     if not lacking:
         return None
     (host, *_) = PostgresDsn(settings.database_url.get_secret_value()).hosts()
