@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import asyncpg
-from pydantic import PostgresDsn
 
-from infra.postgres import Connection, open_database
+from infra.postgres import Connection, database_address, open_database
 from infra.settings import Settings
 
 __all__ = ["MissingPrivilegesError", "explain_denial", "require_privileges"]
@@ -75,10 +74,9 @@ async def explain_denial(
         lacking = [each for each in needed if await connection.fetchval(kind.question, name, each) is False]
     if not lacking:
         return None
-    (host, *_) = PostgresDsn(settings.database_url.get_secret_value()).hosts()
     names = ", ".join(each.upper() for each in (lacking if kind.at_once else lacking[:1]))
     return MissingPrivilegesError(
-        f"Postgres at {host['host'] or 'the local socket'}:{host['port'] or 5432} does not let user {user} do this:"
+        f"Postgres at {database_address(settings)} does not let user {user} do this:"
         f" `grant {names} on {kind.words}{name} to {user}`"
     )
 

@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from functools import partial
 
-from pydantic import PostgresDsn
-
 from infra.kafka.cluster_queries import ClusterQueries, open_cluster_queries
-from infra.postgres import open_database
+from infra.postgres import database_address, open_database
 from infra.settings import Settings
 from infra.shards import settings_of_shards
 from workers.ledger.plans import CatalogueError, load_catalogue
@@ -56,11 +54,9 @@ async def run_checkup(
 
 async def _ask_server(questions: Questions, settings: Settings, *, before_start: bool) -> bool:
     """Ask a Postgres server; tell whether it answers."""
-    (host, *_) = PostgresDsn(settings.database_url.get_secret_value()).hosts()
-    place = f"{host['host'] or 'the local socket'}:{host['port'] or 5432}"
     several = not has_one_server(settings)
     questions.server_name = server_name(settings) if several else ""
-    async with questions.server("Postgres", place, open_database(settings)) as connection:
+    async with questions.server("Postgres", database_address(settings), open_database(settings)) as connection:
         if connection is not None:
             await _ask_postgres(questions, connection, before_start=before_start, several=several)
     questions.server_name = ""
