@@ -97,7 +97,7 @@ async def run_up(
     kafka_port: int | None,
     postgres_port: int | None,
     usual_ports: Mapping[str, int],
-    size: StackSize = StackSize(),  # noqa: B008 - immutable
+    size: StackSize,
 ) -> None:
     """Run until SIGINT or SIGTERM, then drain the workers and stop the stack. Both signals work at any time.
 
