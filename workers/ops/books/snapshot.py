@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from infra.kafka.records import NotSetUpError
+from infra.kafka.clients import NotSetUpError
 from infra.postgres import Connection, open_database
 from infra.settings import Settings
 

@@ -36,7 +36,7 @@ from workers.ops.replay.parallel_batches import BatchCombiner
 from workers.ops.replay.rebuild_lanes import TargetLanes
 from workers.ops.replay.rebuild_plan import RebuildPlan, RebuildRequest, target_settings
 
-__all__ = ["Operator", "rebuild"]
+__all__ = ["rebuild"]
 
 SIDE_BY_SIDE = 4  # partition numbers decided concurrently: each mostly waits for Kafka and Postgres
 _NOTE_SECONDS = 1.0
