@@ -71,7 +71,7 @@ class ApiError(Exception):
 DATABASE_ERRORS: Final = (*POSTGRES_ERRORS, SettingsError)
 
 
-def database_problem(error: BaseException, holder: LockHolder | None = None) -> ApiError:
+def database_problem(error: BaseException, holder: LockHolder | None) -> ApiError:
     """Return what to tell a client of one of `DATABASE_ERRORS`. The error itself is for the log: it names hosts.
 
     Args:

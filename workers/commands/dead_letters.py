@@ -150,11 +150,10 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise typer.Exit(silent)
     confirm(f"Send {plan.count:,} messages back?", yes=yes)
     done = _redrive(selection, options, plan, person)
-    left = plan.count - sum((done.result["sent"], *done.result["not_sent"].values()))
     if json:
         write_planned(plan, done)
     else:
-        show_redrive_result(done, left)
+        show_redrive_result(done)
     if done.stopped:
         raise typer.Exit(Exit.INTERRUPTED)
     if done.result["sent"] < plan.count:

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from pydantic import SecretStr
 
-from infra.postgres import Connection, connect_database
+from infra.postgres import Connection, open_database
 from infra.settings import Settings
 from workers.ops.books.shards import (
     Holdings,
@@ -132,15 +132,12 @@ async def open_locked(server: Settings, verb: str) -> AsyncIterator[Connection]:
         OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
 
     """
-    connection = await connect_database(server)
-    try:
+    async with open_database(server) as connection:
         try:
             await lock_verb(connection, verb)
         except RefusedError as error:
             raise RefusedError(f"{server_name(server)}: {error}") from error
         yield connection
-    finally:
-        await connection.close()
 
 
 async def one_server_of_number(settings: Settings, number: int) -> Settings:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from asyncpg import Record
 
 from infra.clock import utc_now
-from infra.postgres import POSTGRES_ERRORS, Connection, connect_database
+from infra.postgres import POSTGRES_ERRORS, Connection, open_database
 from infra.settings import Settings
 from workers.ops.books.shards import ServerError, ask_each_server
 
@@ -143,8 +143,7 @@ async def recorded_operation(settings: Settings, intent: Intent) -> AsyncIterato
         OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
 
     """
-    connection = await connect_database(settings)
-    try:
+    async with open_database(settings) as connection:
         running = await _begin_operation(connection, intent)
         try:
             yield running
@@ -156,8 +155,6 @@ async def recorded_operation(settings: Settings, intent: Intent) -> AsyncIterato
                 await running.save_end(OperationStatus.STOPPED if interrupted else OperationStatus.FAILED)
             raise
         await running.save_end(running.status)
-    finally:
-        await connection.close()
 
 
 async def lock_verb(connection: Connection, verb: str) -> None:

@@ -38,7 +38,7 @@ STAGE_SECONDS: Final = Metric(
 RETRIES: Final = Metric(
     "inmail_retries_total",
     MetricKind.COUNTER,
-    "Times a lane began again, by what it failed of: `succeeded` (a newer owner), `timeout`, `kafka`, `postgres`,"
+    "Times a lane began again, by what it failed of: `fenced` (by a newer owner), `timeout`, `kafka`, `postgres`,"
     " `connection`.",
     "retries",
     ("worker", "class"),

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
-from infra.postgres import Connection, connect_database
+from infra.postgres import Connection, open_database
 from infra.settings import Settings
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
 from workers.ops.shards.members import check_members
@@ -69,16 +69,10 @@ async def plan_add(settings: Settings, to: str) -> AddPlan:
         raise RefusedError(
             f"{target.address} and {home.address} have other migrations: run `inmail migrate` of one version on both"
         )
-    connection = await connect_database(target.settings)
-    try:
+    async with open_database(target.settings) as connection:
         await _check_empty(connection, target)
-    finally:
-        await connection.close()
-    connection = await connect_database(settings)
-    try:
+    async with open_database(settings) as connection:
         last = await connection.fetchval(_LAST, ADD_VERB)
-    finally:
-        await connection.close()
     await check_members(settings)  # Kafka would refuse the new server's workers
     ordinal = max(last, *(each.shard.ordinal for each in servers)) + 1
     partitions = next((each.partitions for each in servers if each.partitions is not None), None)

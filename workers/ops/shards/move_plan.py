@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import SecretStr
 
-from infra.postgres import connect_database
+from infra.postgres import open_database
 from infra.settings import Settings
 from infra.shards import NumberState
 from workers.ops.operations import RefusedError
@@ -215,11 +215,8 @@ def _elsewhere(number: int, servers: Sequence[ShardServer]) -> str:
 
 async def _with_size(move: NumberMove, target: ShardServer) -> NumberMove | None:
     """Add of how many accounts and rows a number is; None where nothing is left to delete."""
-    connection = await connect_database((target if move.kind is MoveKind.TAKE_BACK else move.other).settings)
-    try:
+    async with open_database((target if move.kind is MoveKind.TAKE_BACK else move.other).settings) as connection:
         row = await connection.fetchrow(_SIZE, move.number)
-    finally:
-        await connection.close()
     assert row is not None  # noqa: S101 - an aggregate returns its row
     if move.kind is MoveKind.DELETE and not (row["accounts"] or row["has_lanes"]):
         return None

@@ -11,7 +11,15 @@ from typing import Final
 import asyncpg
 
 from infra.migrate import MigrationError, missing_migrations
-from infra.postgres import POSTGRES_ERRORS, Connection, connect_database, database_address, is_transient, login_hint
+from infra.postgres import (
+    POSTGRES_ERRORS,
+    Connection,
+    connect_database,
+    database_address,
+    is_transient,
+    login_hint,
+    open_database,
+)
 from infra.settings import Settings
 from infra.shards import Shard, check_distinct, read_shard, settings_of_shards
 from workers.ops.books.audit_mark import LOCK as AUDIT_LOCK
@@ -121,11 +129,8 @@ async def read_server(settings: Settings) -> ShardServer:
 
     """
     try:
-        connection = await connect_database(settings)
-        try:
+        async with open_database(settings) as connection:
             return await _read(settings, connection)
-        finally:
-            await connection.close()
     except (MigrationError, *POSTGRES_ERRORS) as error:
         raise _unreachable(settings, error) from error
 

@@ -7,7 +7,7 @@ books have accounts and no lane has ever told them of a topic.
 
 import asyncpg
 
-from infra.postgres import connect_database
+from infra.postgres import open_database
 from infra.settings import Settings
 from workers.ops.books.shards import has_one_server, server_name
 from workers.ops.numbers import all_holdings
@@ -28,13 +28,11 @@ async def plan_numbering(settings: Settings) -> str | None:
     if not has_one_server(settings):
         await _refuse_numbering(settings)
         return None
-    connection = await connect_database(settings)
     try:
-        row = await connection.fetchrow(_COUNTS)
+        async with open_database(settings) as connection:
+            row = await connection.fetchrow(_COUNTS)
     except asyncpg.UndefinedTableError:
         return None
-    finally:
-        await connection.close()
     if row is None or row["partitions"] == settings.topic_partitions or not (row["partitions"] or row["accounts"]):
         return None
     before = "no count yet" if row["partitions"] is None else f"{row['partitions']}"
@@ -66,8 +64,5 @@ async def number_accounts(settings: Settings) -> int:
         OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
 
     """
-    connection = await connect_database(settings, patient=True)  # a large table takes minutes
-    try:
+    async with open_database(settings, patient=True) as connection:  # a large table takes minutes
         return int(await connection.fetchval("select number_accounts($1)", settings.topic_partitions))
-    finally:
-        await connection.close()
