@@ -92,7 +92,7 @@ class CreditsVoidedData(AccountResultData):
     credits: Count
     lot: Lot
     expires_at: AnyInstant
-    grant_id: Annotated[UUID | None, Field(description="Of a void: the id of the event that granted.")]
+    grant_id: Annotated[UUID | None, Field(description="Of a void: the request id of the event that granted.")]
     actor: Annotated[OpaqueId | None, Field(description="Of an adjustment: who made it.")]
     reason: Annotated[Reason, Field(description="Why. An erasure's is account_erased.")]
 
