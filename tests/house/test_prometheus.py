@@ -98,13 +98,24 @@ def test_in_a_cluster_prometheus_scrapes_every_pod_that_has_metrics(tmp_path: Pa
 
 
 @cache
-def _alert_tests() -> dict[str, Any]:
-    return yaml.load((PROMETHEUS / "tests" / "alerts.yml").read_text(), yaml.CSafeLoader)
+def _alert_tests(name: str) -> dict[str, Any]:
+    """Return the file with the tests of an alert, and of its tests these."""
+    files = [yaml.load(path.read_text(), yaml.CSafeLoader) for path in (PROMETHEUS / "tests").glob("*.yml")]
+    found = [
+        file | {"tests": tests}
+        for file in files
+        for tests in [[each for each in file["tests"] if each["alert_rule_test"][0]["alertname"] == name]]
+        if tests
+    ]
+    assert 1 == len(found)
+    return found[0]
 
 
 def test_alerts_fire_and_stay_quiet() -> None:
     """As their tests say."""
-    _run(tool("promtool"), "test", "rules", "tests/alerts.yml")
+    files = [f"tests/{path.name}" for path in (PROMETHEUS / "tests").glob("*.yml")]
+    assert 2 == len(files)
+    _run(tool("promtool"), "test", "rules", *files)
 
 
 @pytest.mark.parametrize("name", ALERTS)
@@ -113,8 +124,7 @@ def test_an_alert_that_never_or_always_fired_would_be_noticed(name: str, tmp_pat
     command = [tool("promtool"), "test", "rules", str(tmp_path / "tests" / "alerts.yml")]
     (tmp_path / "rules").mkdir()
     (tmp_path / "tests").mkdir()
-    tests = [each for each in _alert_tests()["tests"] if each["alert_rule_test"][0]["alertname"] == name]
-    (tmp_path / "tests" / "alerts.yml").write_text(yaml.safe_dump(_alert_tests() | {"tests": tests}))
+    (tmp_path / "tests" / "alerts.yml").write_text(yaml.safe_dump(_alert_tests(name)))
     (tmp_path / "rules" / "recording.yml").write_text((PROMETHEUS / "rules" / "recording.yml").read_text())
     codes = {}
     for what, expression in {"as it is": ALERTS[name]["expr"], "never": "vector(1) > 2", "always": "vector(1)"}.items():
@@ -123,7 +133,7 @@ def test_an_alert_that_never_or_always_fired_would_be_noticed(name: str, tmp_pat
         (tmp_path / "rules" / "alerts.yml").write_text(yaml.safe_dump(rules))
         codes[what] = subprocess.run(command, capture_output=True, check=False).returncode
 
-    assert {f"{name} fires", f"{name} stays quiet"} == {each["name"] for each in tests}
+    assert {f"{name} fires", f"{name} stays quiet"} == {each["name"] for each in _alert_tests(name)["tests"]}
     assert {"as it is": 0, "never": 1, "always": 1} == codes
 
 
