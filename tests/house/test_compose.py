@@ -142,7 +142,7 @@ def test_kafka_is_the_one_of_the_local_stack(compose: dict[str, Any]) -> None:
     version = read_lock().kafka
 
     assert f"apache/kafka:{version}" == compose["services"]["kafka"]["image"]
-    assert f"here: {version}" in (ROOT / "docs" / "kafka-versions.md").read_text()
+    assert f"({version} in the local stack" in (ROOT / "docs" / "kafka-versions.md").read_text()
 
 
 def test_postgres_is_the_one_of_the_local_stack(compose: dict[str, Any]) -> None:
