@@ -115,13 +115,13 @@ async def test_a_redrive_that_was_stopped_or_killed_goes_on(
 
 
 async def test_dead_letters_are_seen_also_where_postgres_is_away(mended: Settings, account: str) -> None:
-    """What became of them is not known then, and that is said."""
+    """What became of them is not known then: that is said, and the exit code is that of an incomplete answer."""
     await set_aside(mended, BILLING_EVENTS, account, [encode(platinum(account))], "unknown_plan")
     nowhere = {"INMAIL_DATABASE_URL": "postgresql://inmail@127.0.0.1:1/inmail"}
 
     code, out, err = await run(mended, "dead-letters", "list", "--account", account, "--json", **nowhere)
 
-    assert Exit.DONE == code
+    assert Exit.UNREACHABLE == code
     assert ["unknown_plan"] == [each["reason"] for each in json.loads(out)]
     assert [None] == [each["became"] for each in json.loads(out)]
     assert "cannot be queried" in err
