@@ -16,11 +16,12 @@ from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
 from schemas.envelope import encode
 from tests.workers.command import end, run, start
 from tests.workers.letters import platinum, records_of, set_aside
+from tests.workers.noted_operations import list_operations
 from tests.workers.wire import eventually
 from workers.commands.running import Exit
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.pages import list_dead_letters
-from workers.ops.operations import OperationStatus, list_operations
+from workers.ops.operations import OperationStatus
 
 GUIDE = Path(__file__).parents[4] / "docs" / "dead-letters.md"
 

@@ -45,6 +45,7 @@ from tests.workers.history_books import (
     publish_records,
     written,
 )
+from tests.workers.noted_operations import list_operations
 from tests.workers.ops.shards.servers import Servers, copy_database, move, open_servers, shards_of, with_shards
 from tests.workers.two_servers import SILENT
 from tests.workers.wire import eventually, working
@@ -65,15 +66,7 @@ from workers.ops.compare.comparison import Comparison, DifferenceGroup, compare
 from workers.ops.compare.corrections import find_corrections
 from workers.ops.compare.html_report import render_page
 from workers.ops.compare.merge_join import common_range, open_both
-from workers.ops.operations import (
-    OngoingOperation,
-    Operation,
-    OperationStatus,
-    Operator,
-    RefusedError,
-    list_operations,
-    read_operations,
-)
+from workers.ops.operations import OngoingOperation, Operation, OperationStatus, Operator, RefusedError, read_operations
 from workers.ops.replay import rebuild_lanes
 from workers.ops.replay.parallel_batches import BatchCombiner
 from workers.ops.replay.rebuild import rebuild

@@ -26,6 +26,7 @@ from schemas.catalogue import BILLING_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_R
 from tests.ledger.book import Book
 from tests.workers.letters import platinum, records_of
 from tests.workers.life import living
+from tests.workers.noted_operations import list_operations
 from tests.workers.replaying import ME, fund_and_send, mark, published, seen, whole_history, work_off
 from tests.workers.wire import ends, promotion, publish, send
 from workers.jobs.billing import BillingJob
@@ -34,7 +35,7 @@ from workers.lane import opening, recovery
 from workers.lane.lane_rows import LaneRow, LaneRows
 from workers.ledger.model import WorkerName
 from workers.ledger.plans import load_catalogue
-from workers.ops.operations import OngoingOperation, OperationStatus, RefusedError, list_operations
+from workers.ops.operations import OngoingOperation, OperationStatus, RefusedError
 from workers.ops.replay import rewind as rewinding
 from workers.ops.replay import rewind_target
 from workers.ops.replay.rewind import rewind
