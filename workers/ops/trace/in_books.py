@@ -113,13 +113,19 @@ where j.account = $1
 order by j.sequence desc
 """
 
-# `+ 0` hides the primary key, which would read a busy account's whole history.
+# By the record's place, as in `stored_movements`: `offset 0` keeps the account out of the look-up, as the primary key
+# would read a busy account's whole history.
 _ROWS: Final = """
 select a.account_id, j.*
-from journal as j
+from (
+    select x.* from journal as x
+    where
+        x.worker = $1 and x.source_partition = $2 and x.source_offset = $3 and x.request_id = $4
+        and x.fingerprint = $5
+    offset 0
+) as j
 join accounts as a using (account)
-where j.worker = $1 and j.source_partition = $2 and j.source_offset = $3 and j.request_id = $4 and j.fingerprint = $5
-    and j.account + 0 = coalesce($6, j.account)
+where $6::bigint is null or j.account = $6
 order by j.account, j.sequence
 limit $7
 """
