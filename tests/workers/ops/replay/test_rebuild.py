@@ -26,6 +26,7 @@ from pydantic import SecretStr
 
 from infra.clock import from_milliseconds
 from infra.kafka.clients import admin_client
+from infra.kafka.topic_ids import topic_ids
 from infra.local.stack import LocalStack
 from infra.postgres import Connection, connect_database
 from infra.settings import RecordTime, Settings, load_settings
@@ -739,6 +740,12 @@ def test_turns_are_by_time_then_billing_sends_ticks() -> None:
     assert ("inmail.billing-events", "inmail.send-requests", "inmail.expiry-ticks") == tuple(topology.WORKER_OF)
 
 
+async def _sends_id(settings: Settings) -> UUID:
+    """Return Kafka's id of the sends' topic."""
+    async with admin_client(settings) as admin:
+        return (await topic_ids(admin, [SEND_REQUESTS]))[SEND_REQUESTS]
+
+
 async def test_a_topic_that_was_created_again_counts_as_one_whose_beginning_is_gone(live: Settings) -> None:
     """Refused, or decided in part: not whole, and no credit is taken that a send of the topic before would have spent.
 
@@ -750,7 +757,7 @@ async def test_a_topic_that_was_created_again_counts_as_one_whose_beginning_is_g
     await _rerun(copy, untouched)
     read = (await plan_rebuild(copy, asked)).spans
     connection = await connect_database(copy)
-    await end_topic(connection, GROUP_OF[SEND_REQUESTS], SEND_REQUESTS, uuid4(), {0: 0, 1: 0})
+    await end_topic(connection, GROUP_OF[SEND_REQUESTS], SEND_REQUESTS, await _sends_id(copy), {0: 0, 1: 0})
     last = await connection.fetchval("select max(as_of) from ended_topics")
     await connection.close()
     partly = replace(asked, partial=True)
@@ -780,7 +787,7 @@ async def test_a_target_that_was_begun_before_a_topic_was_created_again_is_refus
     ends = [
         (span.partition, span.end) for span in (await plan_rebuild(copy, asked)).spans if span.topic == SEND_REQUESTS
     ]
-    await end_topic(connection, GROUP_OF[SEND_REQUESTS], SEND_REQUESTS, uuid4(), dict(ends))
+    await end_topic(connection, GROUP_OF[SEND_REQUESTS], SEND_REQUESTS, await _sends_id(copy), dict(ends))
     await connection.close()
 
     assert "was created again since the target was begun" in await _refusal(copy, asked)
