@@ -295,9 +295,7 @@ async def test_a_rebuild_waits_until_the_lanes_go_on_with_the_new_topic(
     await database.execute("create schema again")
     request = RebuildRequest("replay rebuild", schema="again", partial=True)
 
-    with pytest.raises(
-        RefusedError, match=f"^{SEND_REQUESTS} was deleted and created again, and .*`inmail topics apply`"
-    ):
+    with pytest.raises(RefusedError, match=f"^{SEND_REQUESTS} was deleted and created again, .*`inmail topics apply`"):
         await plan_rebuild(cluster, request)
     await apply_topics(cluster, await plan_topics(cluster))
     plan = await plan_rebuild(cluster, request)
