@@ -94,6 +94,16 @@ async def test_a_traced_row_is_found_by_the_place_of_its_record(shared_id: Share
     assert read < FEW
 
 
+async def test_a_request_of_an_account_is_traced_by_both(shared_id: SharedId) -> None:
+    """`inmail trace ID --account ACCOUNT`."""
+    connection, account = shared_id.book.connection, "a-1000"
+
+    found, read = await _count_rows(connection, lambda: in_books.find_by_request(connection, shared_id.id, account))
+
+    assert [account, account] == [each.account_id for each in found]
+    assert read < FEW
+
+
 @pytest.mark.parametrize("account", ["a-1000", "busy"])
 async def test_the_audit_of_what_is_new_looks_for_the_other_answers_to_a_request_alone(
     shared_id: SharedId, account: str

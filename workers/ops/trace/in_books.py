@@ -95,9 +95,13 @@ _OF_REQUEST: Final = f"""
 select j.account, a.account_id, j.worker, j.source_partition, j.source_offset, j.request_id, j.fingerprint, j.as_of
 from ({ANSWERS_OF_REQUEST}) as j
 join accounts as a using (account)
-where a.account_id = coalesce($2, a.account_id)
+{{}}
 order by a.account_id, j.sequence
 """  # noqa: S608 - a constant
+_OF_ALL: Final = _OF_REQUEST.format("")
+# The account's key goes into the look-up by the request's id, which an id that many accounts use needs. It is looked up
+# in the statement itself, as the read API does.
+_OF_ONE: Final = _OF_REQUEST.format("where j.account = (select x.account from accounts as x where x.account_id = $2)")
 
 _TICKS: Final = """
 select * from ticks
@@ -144,12 +148,12 @@ async def find_by_request(connection: Connection, request_id: UUID, account_id: 
         UnknownAccountError: when the ledger has no such account.
 
     """
-    if account_id is not None:
+    if account_id is None:
+        rows = await connection.fetch(_OF_ALL, request_id)
+    else:
         await read_account(connection, account_id)
-    cases = [
-        await _read_decided(connection, _RequestKey(*row))
-        for row in map(tuple, await connection.fetch(_OF_REQUEST, request_id, account_id))
-    ]
+        rows = await connection.fetch(_OF_ONE, request_id, account_id)
+    cases = [await _read_decided(connection, _RequestKey(*row)) for row in map(tuple, rows)]
     if account_id is None:
         ticks = [Tick(*row) for row in map(tuple, await connection.fetch(_TICKS, request_id))]
         cases += [await _read_decided(connection, _tick_key(tick)) for tick in ticks]
