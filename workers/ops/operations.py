@@ -33,7 +33,6 @@ __all__ = [
     "RefusedError",
     "count_running_operations",
     "find_operations",
-    "list_operations",
     "lock_verb",
     "read_operation",
     "read_operations",
@@ -238,21 +237,6 @@ async def find_operations(settings: Settings, last: int) -> FoundOperations:
     numbered = {each.operation: each for each in sorted(chain(*told.answers), key=lambda each: each.noted_at)}
     newest = sorted(numbered.values(), key=lambda each: each.started_at, reverse=True)
     return FoundOperations(newest[:last], told.silent)
-
-
-async def list_operations(settings: Settings, last: int) -> list[Operation]:
-    """Return the newest operations, the newest first; of several servers, of those that answer.
-
-    Raises:
-        NotSetUpError, OSError, asyncpg.PostgresError: as `find_operations` does.
-        ServerError: when that of INMAIL_DATABASE_URL does not answer, on which most are noted.
-
-    """
-    found = await find_operations(settings, last)
-    for error in found.silent:
-        if error.settings.database_url == settings.database_url:
-            raise error
-    return found.operations
 
 
 async def read_operations(connection: Connection, last: int) -> list[Operation]:

@@ -33,7 +33,9 @@ from workers.ops.replay.rebuild_spans import (
     plan_spans,
     read_ended,
     read_positions,
+    read_topic_ids,
     refuse_lost,
+    refuse_recreated,
     refuse_set_back,
 )
 
@@ -162,8 +164,9 @@ async def plan_rebuild(settings: Settings, request: RebuildRequest) -> RebuildPl
         raise RefusedError(f"{request.schema} is not a valid schema name here: use a to z, digits and _, not pg_...")
     async with open_books(settings) as live:
         positions, ended = await read_positions(live), await read_ended(live, request.start)
-        set_backs = await read_set_backs(live)
+        set_backs, ids = await read_set_backs(live), await read_topic_ids(live)
         target = await _inspect_target(settings, request, live)
+    await refuse_recreated(settings, request.numbers, ids)
     spans = await plan_spans(
         settings, request.numbers, request.start, live=positions, ended=ended, target=target.positions
     )

@@ -24,6 +24,7 @@ from schemas.results import DeadLetterReason
 from schemas.ticks import ExpiryTick
 from tests.ledger.book import pick
 from tests.workers.letters import platinum, records_of, set_aside
+from tests.workers.noted_operations import list_operations
 from tests.workers.wire import ends, eventually, in_binary_mode, publish, read, send, settled, working
 from workers.jobs.billing import BillingJob
 from workers.jobs.dead_letters import LETTER_HEADER
@@ -42,7 +43,6 @@ from workers.ops.operations import (
     OperationStatus,
     Operator,
     RefusedError,
-    list_operations,
     read_operation,
     recorded_operation,
 )

@@ -17,10 +17,11 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
 from tests.ledger.book import Book
+from tests.workers.noted_operations import list_operations
 from tests.workers.replaying import ME, Marks, fund_and_send, mark, seen, whole_history
 from workers.ledger.model import WorkerName
 from workers.ops.books.balance import UnknownAccountError
-from workers.ops.operations import OngoingOperation, OperationStatus, RefusedError, list_operations
+from workers.ops.operations import OngoingOperation, OperationStatus, RefusedError
 from workers.ops.replay import reemit_rows
 from workers.ops.replay.reemit import reemit
 from workers.ops.replay.reemit_plan import ReemitPlan, plan_reemit

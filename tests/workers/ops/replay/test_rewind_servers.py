@@ -12,6 +12,7 @@ from infra.kafka.clients import admin_client, committed_offsets
 from infra.postgres import Connection
 from schemas.catalogue import SEND_REQUESTS
 from tests.workers.command import run
+from tests.workers.noted_operations import list_operations
 from tests.workers.replaying import ME
 from tests.workers.two_servers import PARTITIONS, PlacedBook, TwoServers, account_of, set_state
 from tests.workers.wire import ends, eventually, pass_over, prepare, publish, send
@@ -21,7 +22,7 @@ from workers.console.query_limiter import QueryLimiter
 from workers.jobs.send import SendJob
 from workers.ledger.model import WorkerName
 from workers.ops.books.shards import NotHeldError, ServerError, server_name
-from workers.ops.operations import Intent, OngoingOperation, RefusedError, list_operations, recorded_operation
+from workers.ops.operations import Intent, OngoingOperation, RefusedError, recorded_operation
 from workers.ops.replay import rewind as rewinding
 from workers.ops.replay.rewind import rewind
 from workers.ops.replay.rewind_plan import RewindOptions, RewindPlan, plan_rewind
