@@ -1,7 +1,7 @@
 -- Decides subscription periods: activations, renewals and plan changes, in the order given.
 --
 -- p_validity is how long a lot lives. The accounts are locked (lock_accounts) and no request here has a stored answer.
--- What a plan change does is in change_plan.sql, which periods are one in periods.sql.
+-- What a plan change does is in change_plan.sql, which periods are one in periods.sql, which plan holds in changes.sql.
 --
 -- Codes, in order of precedence:
 --   account_erased          the account was erased
@@ -97,18 +97,6 @@ begin
         return query select * from settle(r, p_low, before);
     end loop;
 end;
-$$;
-
--- Whether an event tells of another plan than the change does that begins where the event's period begins: it was sent
--- before its sender knew of the change. (Of a change of null, noted by a version before, nobody knows.)
-create or replace function is_outdated(p_subscription subscriptions, p_period told_period)
-returns boolean
-language sql immutable
-as $$
-    select not p_period.is_change and exists (
-        select from unnest(p_subscription.changes, p_subscription.change_plans) as c (starts, plan)
-        where c.starts = p_period.period_start and c.plan <> p_period.plan
-    );
 $$;
 
 -- What answers tell of an event's period.
