@@ -8,10 +8,10 @@ from tests.ledger.oracle_calendar import Period
 from tests.ledger.oracle_case import Case
 from tests.ledger.oracle_periods import (
     anchor_told_by,
+    bound_of,
     is_outdated,
-    lots_of_same_change,
+    lots_of_told_change,
     lots_that_tell_of,
-    next_change_of,
     periods_of,
     plan_at,
 )
@@ -49,13 +49,13 @@ def allot(case: Case) -> None:
     subscription = case.account.subscription(case.data("subscription_id"))
     periods = periods_of(case)
     left = [period for period in periods if not lots_that_tell_of(case, period)]
-    same_change = lots_of_same_change(case, periods[0].end) if periods[0] in left else []
-    if same_change:
+    told_change = lots_of_told_change(case) if periods[0] in left else []
+    if told_change:
         left.remove(periods[0])
     if subscription.ended(case.data("period_start")):
         case.answer("subscription_ended", details=told_of(case))
     elif not left:
-        first, *_ = same_change or lots_that_tell_of(case, periods[0])
+        first, *_ = told_change or lots_that_tell_of(case, periods[0])
         case.answer("period_already_granted", details=told_of(case) | {"grant_id": first.request_id})
     elif case.terms.plans[case.data("plan")].credits == 0:
         note_subscription(case)
@@ -71,7 +71,7 @@ def allot(case: Case) -> None:
 
 def forfeit_late(case: Case) -> None:
     """Rule 12: what is read after a plan change closes as the change would have, had it been read as it began."""
-    change = next_change_of(case)
+    change = bound_of(case)
     if not change or change > case.now:
         return
     for lot in case.account.lots_of(case.data("subscription_id")):
@@ -146,7 +146,7 @@ def note_subscription(case: Case, *, even_earlier: bool = False) -> None:
     start = case.data("period_start")
     if subscription.period_start and start < subscription.period_start and not even_earlier:
         return
-    if subscription.period_start == start and is_outdated(case):
+    if is_outdated(case):
         return
     subscription.plan = case.data("plan")
     subscription.credits = case.terms.plans[case.data("plan")].credits

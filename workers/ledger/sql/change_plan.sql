@@ -9,10 +9,10 @@ language plpgsql stable
 set plan_cache_mode = force_generic_plan
 as $$
 begin
-    select case when l.plan = p_period.plan then l.request_id end into granted_by
-    from lot_of_same_change(p_request.account, p_period) as l;
+    select 'plan_unchanged', case when t.plan = p_period.plan then t.granted_by end into code, granted_by
+    from change_told(p_request.account, p_period) as t
+    where t.starts is not null;
     if found then
-        code := 'plan_unchanged';
         return;
     end if;
 
@@ -133,7 +133,7 @@ $$;
 
 -- Closes what an event that was read after a plan change has opened for a period before it, where the plan says so: as
 -- the change would have closed it, had it been read as it began. What tops up a lot of the change's own period stays.
-create or replace function forfeit_late(p_request request, p_period told_period)
+create or replace function forfeit_late(p_request request, p_period told_period, p_next_change timestamptz)
 returns setof journal
 language plpgsql volatile
 set plan_cache_mode = force_generic_plan
@@ -147,7 +147,7 @@ begin
         where
             l.account = p_request.account and l.request_id = p_request.request_id and l.open
             and l.on_change = 'forfeit' and l.granted_at <= p_request.as_of and p_request.as_of < l.expires_at
-            and l.period_start < next_change(p_request.account, p_period.subscription_id, p_period.period_start)
+            and l.period_start < p_next_change
         order by l.lot
     loop
         return query select * from forfeit_lot(p_request, p_period.subscription_id, late, p_period.plan);

@@ -22,9 +22,12 @@ as $$
 declare
     r request;
     p told_period;
-    same told_period;  -- what is told, for its first month
+    first told_period;  -- what is told, for its first month
     s subscriptions;
+    change timestamptz;  -- the plan change that is told with an earlier start
+    told_by uuid;  -- which event granted for that
     later timestamptz;  -- where the next plan change begins
+    outdated boolean;
     anchor smallint;
     periods period[];
     to_open opening[];
@@ -40,9 +43,23 @@ begin
         where x.account = r.account and x.subscription_id = p.subscription_id;
         anchor := anchor_of(p.period_start, p.anchor_day, s.period_start, s.anchor_day);
         later := next_change(r.account, p.subscription_id, p.period_start);
-        -- A term of the old plan that starts with the change has no month after its first.
-        periods := periods_of(p, anchor, case when is_outdated(s, p) then p.period_start else later end);
+        periods := periods_of(p, anchor, later);
         granted_by := null;
+        told_by := null;
+        outdated := false;
+        if not p.is_change and s.changed_at is not null then
+            first := p;
+            first.period_end := periods[1].ends;
+            select t.starts, t.granted_by into change, told_by from change_told(r.account, first) as t;
+            if told_by is not null then
+                -- The later months of such a term are the new plan's: they go on to the change after this one.
+                later := next_change(r.account, p.subscription_id, change);
+                periods := periods_of(p, anchor, later);
+            elsif is_outdated(r.account, p, periods[1]) then
+                outdated := true;
+                periods := periods[:1];
+            end if;
+        end if;
 
         if is_erased(r.account) then
             code := 'account_erased';
@@ -56,13 +73,9 @@ begin
             from unnest(periods) as x
             where not exists (select from lots_of_period(r.account, p.subscription_id, x));
             -- A renewal of the new plan that begins a moment before the change is the change, told by another system.
-            if (to_open[1]).starts = p.period_start and later is not null then
-                same := p;
-                same.period_end := periods[1].ends;
-                select l.request_id into granted_by from lot_of_same_change(r.account, same) as l;
-                if found then
-                    to_open := nullif(to_open[2:], '{}');
-                end if;
+            if told_by is not null and (to_open[1]).starts = p.period_start then
+                to_open := nullif(to_open[2:], '{}');
+                granted_by := case when to_open is null then told_by end;
             end if;
             code := case when to_open is null then 'period_already_granted' end;
             if code is not null and granted_by is null then
@@ -83,7 +96,9 @@ begin
         if p.is_change then
             return query select * from close_old_lots(r, p, periods, later);
         end if;
-        perform note_period(r, p, anchor);
+        if not outdated then
+            perform note_period(r, p, anchor);
+        end if;
         if p.is_change then
             return query select * from change_plan(r, p, periods, p_validity);
         elsif p.credits = 0 then
@@ -92,7 +107,7 @@ begin
             return query select * from open_allotments(r, p, to_open, p_validity, true);
         end if;
         if later <= r.as_of then
-            return query select * from forfeit_late(r, p);
+            return query select * from forfeit_late(r, p, later);
         end if;
         return query select * from settle(r, p_low, before);
     end loop;
@@ -127,8 +142,7 @@ as $$
         period_start = excluded.period_start,
         anchor_day = excluded.anchor_day
     where
-        s.period_start is null or s.period_start < excluded.period_start
-        or s.period_start = excluded.period_start and not is_outdated(s, p_period)
+        s.period_start is null or s.period_start <= excluded.period_start
         or p_period.is_change
         and coalesce(
             s.period_start < next_change(s.account, s.subscription_id, excluded.period_start), true
