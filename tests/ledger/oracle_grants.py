@@ -9,6 +9,7 @@ from tests.ledger.oracle_case import Case
 from tests.ledger.oracle_periods import (
     anchor_told_by,
     bound_of,
+    credits_lacking,
     is_outdated,
     lots_of_told_change,
     lots_that_tell_of,
@@ -48,14 +49,15 @@ def allot(case: Case) -> None:
     """
     subscription = case.account.subscription(case.data("subscription_id"))
     periods = periods_of(case)
-    left = [period for period in periods if not lots_that_tell_of(case, period)]
-    told_change = lots_of_told_change(case) if periods[0] in left else []
+    openings = [opening for period in periods if (opening := opening_of(case, period))]
+    told_change = lots_of_told_change(case) if openings and openings[0].period is periods[0] else []
     if told_change:
-        left.remove(periods[0])
+        del openings[0]
     if subscription.ended(case.data("period_start")):
         case.answer("subscription_ended", details=told_of(case))
-    elif not left:
-        first, *_ = told_change or lots_that_tell_of(case, periods[0])
+    elif not openings:
+        known = sorted(lots_that_tell_of(case, periods[0]), key=lambda lot: (lot.plan != case.data("plan"), lot.lot))
+        first, *_ = told_change or known
         case.answer("period_already_granted", details=told_of(case) | {"grant_id": first.request_id})
     elif case.terms.plans[case.data("plan")].credits == 0:
         note_subscription(case)
@@ -63,10 +65,19 @@ def allot(case: Case) -> None:
         case.notice_after_all()
     else:
         note_subscription(case)
-        credits_ = case.terms.plans[case.data("plan")].credits
-        open_allotments(case, [Opening(period, credits_) for period in left])
+        open_allotments(case, openings)
         forfeit_late(case)
         case.notice_after_all()
+
+
+def opening_of(case: Case, period: Period) -> Opening | None:
+    """Return what an allotment opens for a month; beside a lot of the same start it is what that lacks."""
+    plan = case.data("plan")
+    credits_ = credits_lacking(case, case.data("subscription_id"), plan, case.terms.plans[plan].credits, period)
+    if credits_ is None:
+        return None
+    same = [lot for lot in lots_that_tell_of(case, period) if lot.period_start == period.start]
+    return Opening(period, credits_, same[0] if same else None)
 
 
 def forfeit_late(case: Case) -> None:

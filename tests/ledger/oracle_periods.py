@@ -13,6 +13,7 @@ __all__ = [
     "anchor_told_by",
     "bound_of",
     "change_at",
+    "credits_lacking",
     "is_change_told",
     "is_outdated",
     "lots_of_change",
@@ -194,3 +195,25 @@ def plan_at(case: Case, subscription_id: str, instant: datetime) -> str | None:
     told = [(lot.period_start, 0, lot.lot, lot.plan) for lot in lots if lot.period_start]
     told += [(start, 1, 0, plan) for start, plan in subscription.changes.items()]
     return max((known for known in told if known[0] <= instant), default=(None, 0, 0, None))[3]
+
+
+def credits_lacking(case: Case, subscription_id: str, plan: str, credits_: int, period: Period) -> int | None:
+    """Rules 11, 12: what of a plan's credits an allotment gives for a month: all where none has its lot, or nothing.
+
+    A lot of another plan that began after the change to this one does not have the month: that change, or the lot, was
+    read late. It counts for what it gave and was not withdrawn, unless it has stayed for the change's own period.
+    """
+    known = tell_of(case.account, subscription_id, period)
+    if not known:
+        return credits_
+    change = change_at(case.account, subscription_id, period.start)
+    if not change or change.plan != plan or month_of(change.start).tells_of(Period(period.start, period.end)):
+        return None
+    if any(lot.plan == plan or not lot.period_start or lot.period_start <= change.start for lot in known):
+        return None
+    counted = [lot.lot for lot in known if not month_of(change.start).tells_of(plain_period_of(lot))]
+    gave = [lot for lot in case.account.lots if lot.lot in counted or lot.tops_up in counted]
+    if any(lot.tops_up and lot.plan == plan for lot in gave):  # this month's own already
+        return None
+    left = credits_ - sum(lot.granted for lot in gave if lot.open or lot.expires_at <= case.now)
+    return left if left > 0 else None

@@ -205,7 +205,7 @@ MEANINGS: Final[dict[str, dict[str, Check]]] = {
         ),
         "tops_up": lambda value, m: (
             value is None
-            or (m.asked.event["type"] == _CHANGE and value != m.data["lot"] and m.reader.lots[value].ends == m.lot.ends)
+            or ("period_start" in m.asks and value != m.data["lot"] and m.reader.lots[value].ends == m.lot.ends)
         ),
         "source_id": lambda value, m: value == m.asks.get(_ORIGINS.get(m.asked.event["type"], ("", None))[1] or ""),
         "actor": _asked("actor"),

@@ -125,3 +125,34 @@ as $$
             )
     );
 $$;
+
+-- How many of its plan's credits an allotment gives for a month: all where none has its lot, null where one has.
+--
+-- A lot of another plan that began after the change to this plan does not have the month: that change, or the lot, was
+-- read late. It counts for what it gave and was not withdrawn, so that nobody is paid by two plans, and nobody who paid
+-- for the new one gets nothing. What stays for the change's own month counts there, and for no later one.
+create or replace function credits_lacking(
+    p_account bigint, p_subscription_id text, p_plan text, p_credits integer, p_month period, p_as_of timestamptz
+)
+returns integer
+language sql stable
+as $$
+    select case
+        when count(*) = 0 then p_credits
+        when bool_and(
+            c.plan = p_plan and l.plan <> p_plan and l.period_start > c.starts and gave.tops_up is not true
+            and not is_of_change(c.starts, p_month.starts, p_month.ends)
+        ) and p_credits > coalesce(sum(gave.credits), 0) then p_credits - coalesce(sum(gave.credits), 0)
+    end::integer
+    from lots_of_period(p_account, p_subscription_id, p_month) as l
+    left join change_at(p_account, p_subscription_id, p_month.starts) as c on true
+    left join lateral (
+        select
+            sum(x.granted) filter (where x.open or x.expires_at <= p_as_of) as credits,
+            bool_or(x.tops_up = l.lot and x.plan = p_plan) as tops_up -- is this month's own already
+        from lots as x
+        where
+            x.account = p_account and (x.lot = l.lot or x.tops_up = l.lot)
+            and not is_of_change(c.starts, l.period_start, end_of_period(l))
+    ) as gave on true;
+$$;

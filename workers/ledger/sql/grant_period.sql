@@ -69,9 +69,18 @@ begin
             select x.code, x.granted_by into code, granted_by
             from change_refused(r, p, periods[1]) as x;
         else
-            select array_agg(row(x.starts, x.ends, p.credits, null)::opening order by x.starts) into to_open
+            select array_agg(
+                row(x.starts, coalesce(same.ends, x.ends), lacking.credits, same.lot)::opening order by x.starts
+            ) into to_open
             from unnest(periods) as x
-            where not exists (select from lots_of_period(r.account, p.subscription_id, x));
+            cross join lateral credits_lacking(r.account, p.subscription_id, p.plan, p.credits, x, r.as_of)
+                as lacking (credits)
+            left join lateral (
+                select l.lot, end_of_period(l) as ends
+                from lots_of_period(r.account, p.subscription_id, x) as l
+                where l.period_start = x.starts
+            ) as same on true
+            where lacking.credits is not null;
             -- A renewal of the new plan that begins a moment before the change is the change, told by another system.
             if told_by is not null and (to_open[1]).starts = p.period_start then
                 to_open := nullif(to_open[2:], '{}');
@@ -81,7 +90,7 @@ begin
             if code is not null and granted_by is null then
                 select l.request_id into granted_by
                 from lots_of_period(r.account, p.subscription_id, periods[1]) as l
-                order by l.lot
+                order by l.plan <> p.plan, l.lot
                 limit 1;
             end if;
         end if;
