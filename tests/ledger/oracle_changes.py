@@ -2,7 +2,7 @@
 
 from tests.ledger.oracle_calendar import Period
 from tests.ledger.oracle_case import Case
-from tests.ledger.oracle_grants import Opening, forfeit_late, note_subscription, open_allotments, told_of
+from tests.ledger.oracle_grants import Opening, cut_after_grant, note_subscription, open_allotments, told_of
 from tests.ledger.oracle_periods import (
     PLAN_CHANGED,
     is_change_told,
@@ -34,7 +34,7 @@ def change_plan(case: Case) -> None:
     else:
         close_old_lots(case)
         grant_new_plan(case, periods)
-        forfeit_late(case)
+        cut_after_grant(case)
         case.notice_after_all()
 
 

@@ -21,8 +21,8 @@ from tests.ledger.oracle_state import Lot
 __all__ = [
     "RULES",
     "Opening",
+    "cut_after_grant",
     "cut_to_cap",
-    "forfeit_late",
     "give",
     "note_subscription",
     "open_allotments",
@@ -66,7 +66,7 @@ def allot(case: Case) -> None:
     else:
         note_subscription(case)
         open_allotments(case, openings)
-        forfeit_late(case)
+        cut_after_grant(case)
         case.notice_after_all()
 
 
@@ -80,11 +80,29 @@ def opening_of(case: Case, period: Period) -> Opening | None:
     return Opening(period, credits_, same[0] if same else None)
 
 
-def forfeit_late(case: Case) -> None:
-    """Rule 12: what is read after a plan change closes as the change would have, had it been read as it began."""
-    change = bound_of(case)
-    if not change or change > case.now:
+def cut_after_grant(case: Case) -> None:
+    """Rules 5 and 12: what is read after plan changes that have begun counts as if they had been read after it.
+
+    The caps of its own time count for what had started by then; what a change would have forfeited of it is; and the
+    caps of later plans, for what they gave too. Where no change has begun, the cap counts now.
+    """
+    lots = case.account.lots_of(case.data("subscription_id"))
+    if not any(lot.request_id == case.request.request_id and lot.spendable(case.now) for lot in lots):
         return
+    bound = bound_of(case)
+    changes = case.account.subscription(case.data("subscription_id")).changes
+    begun = [each for each in sorted(changes) if bound and bound <= each <= case.now]
+    for change in [*begun, None]:
+        started = [lot for lot in lots if lot.spendable(case.now) and (change is None or lot.granted_at < change)]
+        newest = max(started, key=lambda lot: (lot.granted_at, lot.lot), default=None)
+        if newest and newest.balance_cap is not None:
+            cut_to_cap(case, newest, case.now, change)
+        if change and change == bound:
+            forfeit_late(case, change)
+
+
+def forfeit_late(case: Case, change: datetime) -> None:
+    """Rule 12: what is read after a plan change closes as the change would have, had it been read as it began."""
     for lot in case.account.lots_of(case.data("subscription_id")):
         assert lot.period_start
         is_ours = lot.request_id == case.request.request_id and lot.period_start < change
@@ -94,16 +112,15 @@ def forfeit_late(case: Case) -> None:
 
 
 def open_allotments(case: Case, openings: list[Opening], *, answered: bool = False) -> None:
-    """Open lots in date order, the first as the answer if there is none yet, and apply the cap."""
-    lots = []
+    """Open lots in date order, the first as the answer if there is none yet. The cap of one that waits is to come."""
     for index, opening in enumerate(openings):
-        lots.append(allotment(case, opening))
+        lot = allotment(case, opening)
+        lot.cap_pending = lot.balance_cap is not None and not lot.started(case.now)
         details = told_of(case) | {"origin": "subscription"}
-        details |= {"period_start": lots[-1].period_start, "granted_at": lots[-1].granted_at}
+        details |= {"period_start": lot.period_start, "granted_at": lot.granted_at}
         if opening.tops_up:
             details["tops_up"] = opening.tops_up.lot
-        open_lot(case, lots[-1], details, is_answer=not answered and index == 0)
-    apply_cap(case, lots)
+        open_lot(case, lot, details, is_answer=not answered and index == 0)
 
 
 def allotment(case: Case, opening: Opening) -> Lot:
@@ -185,20 +202,15 @@ def open_lot(case: Case, lot: Lot, details: dict[str, Any], *, is_answer: bool) 
 # -- rule 5: the cap --------------------------------------------------------------------------------------------------
 
 
-def apply_cap(case: Case, lots: list[Lot]) -> None:
-    """Rule 5: the cap counts at the grant; for a lot that starts later, at its date."""
-    for lot in lots:
-        lot.cap_pending = lot.balance_cap is not None and not lot.started(case.now)
-    spendable = [lot for lot in lots if lot.spendable(case.now) and lot.balance_cap is not None]
-    if spendable:
-        cut_to_cap(case, spendable[0], case.now)
+def cut_to_cap(case: Case, allotment: Lot, instant: datetime, before: datetime | None = None) -> None:
+    """Rule 5: what a subscription's spendable lots hold above the cap is taken, soonest to expire first.
 
-
-def cut_to_cap(case: Case, allotment: Lot, instant: datetime) -> None:
-    """Rule 5: what a subscription's spendable lots hold above the cap is taken, soonest to expire first."""
+    `before`: only what has started before that counts.
+    """
     assert allotment.subscription_id
     assert allotment.balance_cap is not None
     lots = [lot for lot in case.account.lots_of(allotment.subscription_id) if lot.spendable(instant)]
+    lots = [lot for lot in lots if before is None or lot.granted_at < before]
     excess = sum(lot.remaining for lot in lots) - allotment.balance_cap
     for lot in sorted(lots, key=lambda lot: (lot.expires_at, lot.lot)):
         share = min(lot.remaining, max(excess, 0))

@@ -115,9 +115,7 @@ begin
         else
             return query select * from open_allotments(r, p, to_open, p_validity, true);
         end if;
-        if later <= r.as_of then
-            return query select * from forfeit_late(r, p, later);
-        end if;
+        return query select * from cut_after_grant(r, p, later);
         return query select * from settle(r, p_low, before);
     end loop;
 end;
@@ -184,8 +182,7 @@ as $$
         p_period.is_change and s.account = p_request.account and s.subscription_id = p_period.subscription_id;
 $$;
 
--- Opens lots in date order, the first as the answer where that is still to come, and applies their cap if credits
--- became spendable.
+-- Opens lots in date order, the first as the answer where that is still to come.
 create or replace function open_allotments(
     p_request request, p_period told_period, p_openings opening[], p_validity interval, p_first_is_answer boolean
 )
@@ -193,25 +190,13 @@ returns setof journal
 language plpgsql volatile
 set plan_cache_mode = force_generic_plan
 as $$
-declare
-    entry journal;
-    is_spendable boolean := false;
 begin
     for k in 1 .. coalesce(cardinality(p_openings), 0) loop
-        entry := open_lot(
+        return next open_lot(
             p_request, terms_of(p_request.account, p_period, p_openings[k], p_validity),
             p_first_is_answer and k = 1, p_openings[k].ends, p_openings[k].tops_up
         );
-        is_spendable := is_spendable
-            or p_openings[k].starts <= p_request.as_of and p_request.as_of < entry.lot_expires_at;
-        return next entry;
     end loop;
-
-    if is_spendable and p_period.balance_cap is not null then
-        return query select * from cut_to_cap(
-            p_request, p_period.subscription_id, p_period.balance_cap, p_request.as_of
-        );
-    end if;
 end;
 $$;
 
