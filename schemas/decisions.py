@@ -170,8 +170,8 @@ class BillingDecidedData(AccountResultData):
             list[LotEnd] | None,
             Field(
                 description="Where cancelled or cancellation_taken_back: the open lots of the subscription whose end"
-                " this moved, each with its new end. No other event moves the end of a lot. Null with other codes, and"
-                " in answers of before version 0.2.0, which do not tell."
+                " this moved, each with its new end; one that had ended keeps its end. No other event moves the end of"
+                " a lot. Null with other codes, and in answers of before version 0.2.0, which do not tell."
             ),
         ]
     ]

@@ -50,8 +50,9 @@ class CreditsGrantedData(AccountResultData):
         Annotated[
             Lot | None,
             Field(
-                description="Of a plan change read late: the lot of the same period, which had started and stays. This"
-                " lot is the difference to the new plan's credits, with the same end."
+                description="Of a plan change read late: the lot of the same period, which had started and stays; of a"
+                " renewal after one: the old plan's lot with the same start. This lot is the difference to the new"
+                " plan's credits, with the same end."
             ),
         ]
     ]
