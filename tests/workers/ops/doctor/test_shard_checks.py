@@ -105,6 +105,7 @@ async def test_servers_that_were_not_migrated_are_there_and_told_so(servers: Two
 
 async def test_a_plan_that_is_refused_is_a_finding(servers: TwoServers) -> None:
     """The report goes on: accounts are not numbered anew while several servers hold them."""
+    await servers.first.execute("insert into accounts (account_id, partition) values ('a', 0)")
     more = servers.both.model_copy(update={"topic_partitions": 6})
     told: list[CheckResult] = []
 
