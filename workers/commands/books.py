@@ -84,7 +84,7 @@ def audit_command(*, new: _NewOption = False, mark: _MarkOption = False, json: J
         write_json(found.summary())
     else:
         show_audit(found) if isinstance(found, Audit) else show_books_audit(found)
-    silent = Exit.DONE if isinstance(found, Audit) else tell_silent_servers(found.errors)
+    silent = Exit.DONE if isinstance(found, Audit) else tell_silent_servers(found.problems)
     if not (found.passed if isinstance(found, Audit) else found.balances):
         raise typer.Exit(Exit.NO)
     if silent:
