@@ -20,6 +20,7 @@ from infra.shards import settings_of_shards
 from workers.ledger.model import WorkerName
 from workers.ops.books.shards import naming_server, server_name
 from workers.ops.books.snapshot import connect_to_books, open_books
+from workers.ops.books.whole_books import check_whole_books
 from workers.ops.group_offsets import describe_group
 from workers.ops.numbers import ServerNumbers, names_by_number, servers_of_numbers
 from workers.ops.operations import RefusedError
@@ -139,16 +140,18 @@ async def plan_rewind(
     Raises:
         RefusedError: when the target does not exist, or would skip records. The message names the allowed range.
         NotSetUpError: when the topics or the tables do not exist.
+        PartOfBooksError: when the only server that is named holds some of the numbers.
         NotHeldError, ServerError: of several servers, as `servers_of_numbers` raises them: all that hold one of the
             partitions have to answer, as the offsets are set all at once.
         KafkaError, OSError, asyncpg.PostgresError: when Kafka or Postgres cannot be reached or refuses.
 
     """
+    await check_whole_books(settings)
     servers = await servers_of_numbers(settings, target.partitions)
     async with admin_client(settings) as admin:
         group = await describe_group(admin, GROUP_OF[TOPIC_OF[worker]])
     rewound = None
-    if target.kind is TargetKind.UNDO and targets is None:
+    if target.kind is TargetKind.UNDO:
         rewound = await _find_rewind(settings, target)
     found: dict[int, int] = {}
     moves, absent = [], []

@@ -200,6 +200,18 @@ async def test_a_row_of_a_record_that_another_server_read_is_no_fault(booked: Tw
     assert ["row_was_read"] == [each.name for each in (await audit(booked.alone[0])).failures()]
 
 
+@pytest.mark.parametrize("option", [(), ("--mark",), ("--new",)], ids=["whole", "mark", "new"])
+async def test_an_audit_of_one_server_of_several_is_refused(booked: TwoServers, option: tuple[str, ...]) -> None:
+    """With INMAIL_DATABASE_SHARDS forgotten it would say of a part that the ledger balances."""
+    done = await inmail(booked.alone[0], "audit", *option)
+    await set_state(booked.first, 3, "held")
+    alone = await inmail(booked.alone[0], "audit", *option)
+
+    assert (2, "") == (done.exit_code, done.stdout)
+    assert f"{server_name(booked.alone[0])} holds only some of the partition numbers: name all servers" in done.stderr
+    assert (0, "The ledger balances.") == (alone.exit_code, alone.stdout.splitlines()[-1])
+
+
 async def test_one_server_by_two_addresses_is_not_audited_twice(booked: TwoServers) -> None:
     """It is refused before anything is read, with both addresses; the second server is nowhere in the list."""
     wrong = booked.repeated()
