@@ -154,7 +154,7 @@ AUDITED_AT: Final = Metric(
     "inmail_audit_passed_timestamp_seconds",
     MetricKind.GAUGE,
     "When the newest audit that passed and moved the mark was taken, by kind: `whole` (`inmail audit --mark`), `new`"
-    " (`inmail audit --new`, or a whole one). Missing: none ever was.",
+    " (`inmail audit --new`, or a whole one). Missing: none ever was, or partition numbers moved since.",
     "seconds since 1970",
     ("kind",),
 )

@@ -84,7 +84,7 @@ select $1, now(), coalesce($2, now()), $3, $4,
 
 
 class AuditUnderWayError(Exception):
-    """Another audit that moves the mark is under way. The message says what to do."""
+    """Another audit that moves the mark, or a move of a number, is under way. The message says what to do."""
 
 
 class Mark(NamedTuple):
@@ -100,7 +100,7 @@ async def open_for_mark(settings: Settings) -> AsyncIterator[Connection]:
     """Open a transaction with one snapshot that may write, the only one of its kind.
 
     Raises:
-        AuditUnderWayError: when another audit that moves the mark is under way.
+        AuditUnderWayError: when another audit that moves the mark, or a move of a number, is under way.
         MissingPrivilegesError: when the user may not write the mark: told before hours of reading, not after them.
 
     """
@@ -108,7 +108,9 @@ async def open_for_mark(settings: Settings) -> AsyncIterator[Connection]:
         await require_privileges(connection, _PRIVILEGES, "Postgres", "write the audit's mark")
         # Before the snapshot: it then has what the audit before wrote. Freed when the connection ends.
         if not await connection.fetchval("select pg_try_advisory_lock($1, hashtext(current_schema()))", LOCK):
-            raise AuditUnderWayError("another audit that moves the mark is under way: wait for it, or stop it")
+            raise AuditUnderWayError(
+                "another audit that moves the mark is under way, or an `inmail shards` command: wait for it, or stop it"
+            )
         async with connection.transaction(isolation="repeatable_read"):
             yield connection
 

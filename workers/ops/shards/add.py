@@ -10,7 +10,7 @@ from infra.settings import Settings
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
 from workers.ops.shards.members import check_members
 from workers.ops.shards.privileges import require_owner
-from workers.ops.shards.servers import ShardServer, open_session, read_server, read_servers
+from workers.ops.shards.servers import ShardServer, books_partitions, open_session, read_server, read_servers
 
 __all__ = ["ADD_VERB", "AddPlan", "add_server", "plan_add"]
 
@@ -75,8 +75,7 @@ async def plan_add(settings: Settings, to: str) -> AddPlan:
         last = await connection.fetchval(_LAST, ADD_VERB)
     await check_members(settings)  # Kafka would refuse the new server's workers
     ordinal = max(last, *(each.shard.ordinal for each in servers)) + 1
-    partitions = next((each.partitions for each in servers if each.partitions is not None), None)
-    return AddPlan(target, ordinal, partitions)
+    return AddPlan(target, ordinal, books_partitions(servers))
 
 
 async def _check_empty(connection: Connection, target: ShardServer) -> None:

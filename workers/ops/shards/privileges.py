@@ -16,6 +16,7 @@ _NEEDED: Final[Mapping[str, Sequence[str]]] = {
     "lanes": (*_MOVED, "update"),
     **dict.fromkeys(DROPPED, ("select", "delete")),
     "operations": ("select", "insert"),
+    "partitioning": ("select", "insert", "update"),
     "shard_numbers": ("select", "insert", "update"),
 }
 _OWNS: Final = """

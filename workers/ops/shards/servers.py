@@ -31,6 +31,7 @@ __all__ = [
     "ShardServer",
     "ShardSession",
     "UnreachableServerError",
+    "books_partitions",
     "check_prepared",
     "open_session",
     "read_server",
@@ -43,6 +44,7 @@ _LOCK_SECONDS: Final = 2.0
 _POLL_SECONDS: Final = 0.1
 _MIGRATE: Final = "`inmail migrate`"
 _BUSY_ERRORS: Final = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError)  # of a server that is there
+_IS_EMPTY: Final = "select not exists (select from accounts) and not exists (select from lanes)"
 _TRY_LOCK: Final = "select pg_try_advisory_lock($1, hashtext(current_schema()))"
 
 
@@ -69,6 +71,7 @@ class ShardServer:
     settings: Settings = field(repr=False)
     shard: Shard
     partitions: int | None  # by which accounts are numbered; None before the first lane
+    is_empty: bool  # without accounts and lanes
     migrations: frozenset[tuple[str, str]] = field(repr=False)  # names and contents
 
     @property
@@ -121,6 +124,15 @@ def check_prepared(servers: Sequence[ShardServer]) -> None:
                 )
 
 
+def books_partitions(servers: Sequence[ShardServer]) -> int | None:
+    """Return by how many partitions the books number accounts; None before the first lane.
+
+    A server without accounts and lanes may have an older count.
+    """
+    counts = [each.partitions for each in sorted(servers, key=lambda each: each.is_empty)]
+    return next((count for count in counts if count is not None), None)
+
+
 async def read_server(settings: Settings) -> ShardServer:
     """Return what a server says of itself.
 
@@ -145,6 +157,7 @@ async def _read(settings: Settings, connection: Connection) -> ShardServer:
         settings,
         shard,
         await connection.fetchval("select partitions from partitioning"),
+        await connection.fetchval(_IS_EMPTY),
         frozenset((row["name"], row["sha256"]) for row in rows),
     )
 

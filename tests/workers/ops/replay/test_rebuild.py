@@ -437,6 +437,10 @@ async def test_a_number_that_moves_meanwhile_is_refused_where_the_books_are_comp
         await rebuild(first, early.request, early.plan, who=WHO, stop=asyncio.Event())
     with pytest.raises(RefusedError, match=told):
         await find_corrections(first, done.target, *WHO, whole=True, numbers=done.request.numbers)
+    with pytest.raises(
+        RefusedError, match=r"was begun for the partition numbers .* held then \(0-1; now 0\).*--schema"
+    ):
+        await plan_each_server(first, RebuildRequest("replay shadow", schema="late"))
     rebuilt = await _rebuild_each(servers, RebuildRequest("replay shadow", schema="after"))
     await _change(second, "insert into accounts (account_id, partition) values ('arriving', 0)")
     with pytest.raises(RefusedError, match=f"{server_name(second)}: partition numbers 0 moved"):

@@ -522,6 +522,32 @@ async def test_one_that_was_broken_off_is_done_again_and_then_there_is_nothing_t
     assert [OperationStatus.DONE, OperationStatus.FAILED, OperationStatus.FAILED] == ended
 
 
+async def test_a_rewind_is_not_taken_back_over_what_was_decided_since(
+    cluster: Settings, database: Connection, account: str
+) -> None:
+    """Of restored books: their lane decided a record again and was killed before it published the answer."""
+    requests = await fund_and_send(cluster, account, 2)
+    number = home(cluster, account)
+    # As in a backup from between the two.
+    await database.execute("create temp table decided as select * from journal where worker = 'send'")
+    await database.execute("delete from journal where request_id = $1", requests[1].id)
+    offset = await database.fetchval("select max(source_offset) from decided")
+    lane = "update lanes set next_offset = $1 where topic = $2 and partition = $3"
+    await database.execute(lane, offset, SEND_REQUESTS, number)
+    planned, done = await back(cluster, RewindTarget(TargetKind.REQUEST, requests[0].id, (number,)))
+    await database.execute(
+        "insert into journal select * from decided where request_id = $1 and is_answer", requests[1].id
+    )
+    await database.execute(lane, offset + 1, SEND_REQUESTS, number)
+    undo = RewindTarget(TargetKind.UNDO, done.number)
+
+    for targets in (None, {number: offset + 1}):  # as it is planned first, and after a drain
+        with pytest.raises(RefusedError, match=f"partition {number}: 1 record up to .* had no outcome"):
+            await plan_rewind(cluster, WorkerName.SEND, undo, AGAIN, targets)
+    assert [(1, 1)] == [(each.first_answers, each.newly_decided) for each in planned.moves]
+    assert offset - 1 == (await stands(cluster))[number]
+
+
 async def test_a_rewind_is_taken_back_to_where_it_found_the_group(cluster: Settings, account: str) -> None:
     """The only way forward: all before that was published. Readers then see nothing again."""
     requests = await fund_and_send(cluster, account, 2)
