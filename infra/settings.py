@@ -88,8 +88,7 @@ class Settings(BaseSettings):
     )
     database_shards: SecretStr = Field(
         SecretStr(""),
-        description="URLs of all servers that hold the books, with blanks between, INMAIL_DATABASE_URL among them; "
-        "empty: only that",
+        description="URLs of all servers of the books, blanks between, that of above too; empty: only that",
     )
     database_connections: Annotated[
         int, Field(ge=1, le=100, description="maximum number of connections of one worker process")
