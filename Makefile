@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Where it was linted last: most changes change no SQL.
 SQL_STAMP := $(VENV)/.sql-linted
+# Where the servers were started once: the first start downloads Kafka and prepares it, which no test is to wait for.
+STACK_STAMP := $(VENV)/.stack-started
 SQL := infra/migrations workers/ledger/sql workers/ops
 
 .DEFAULT_GOAL := help
@@ -37,12 +39,16 @@ up: $(STAMP) ## Run the whole system in the foreground; data stays in .inmail/ (
 	$(BIN)/inmail up --data .inmail $(if $(BROKERS),--brokers $(BROKERS)) $(if $(WORKERS),--workers $(WORKERS))
 
 .PHONY: test
-test: tools lint ## Run lint, types and the tests that show each kind of failure: what CI runs on a change (8 min on two cores)
+test: tools lint $(STACK_STAMP) ## Run lint, types and the tests that show each kind of failure: what CI runs on a change (8 min on two cores)
 	@# Read even where PYTHONDONTWRITEBYTECODE is set; tests start the command many times.
 	$(BIN)/python -m compileall -q infra schemas workers
 	@# Three processes on two cores: a test waits for its servers for half of its time. What each reads of the tests is kept.
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
 		--durations 60 --durations-min 2
+
+$(STACK_STAMP): infra/local/kafka.lock.json $(STAMP)
+	@$(BIN)/python -c 'from infra.local.stack import LocalStack as Stack; Stack(report=print).__enter__().stop()'
+	@touch $@
 
 .PHONY: test-all
 test-all: ## Run the same with all tests and all their cases: what CI runs on the main branch and each night (25 min)

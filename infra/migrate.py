@@ -117,7 +117,7 @@ async def _migrate(connection: Connection, function_folders: Sequence[Path], fol
     return Migrated(tuple(missing), len(functions), tuple(notices))
 
 
-async def missing_migrations(connection: Connection, folder: Path = MIGRATIONS) -> list[str]:
+async def missing_migrations(connection: Connection) -> list[str]:
     """Return the migrations that the database lacks, by the names of their files.
 
     Raises:
@@ -127,7 +127,7 @@ async def missing_migrations(connection: Connection, folder: Path = MIGRATIONS) 
     done = {}
     if await connection.fetchval("select to_regclass('migrations')") is not None:
         done = {row["name"]: row["sha256"] for row in await connection.fetch("select name, sha256 from migrations")}
-    files = _read(folder)
+    files = _read(MIGRATIONS)
     _check_applied(done, files)
     return [name for name in files if name not in done]
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from contextlib import AbstractAsyncContextManager
-from functools import lru_cache
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import asyncpg
@@ -12,6 +12,7 @@ from pydantic import PostgresDsn
 
 from infra.postgres_session import CLIENT_SETTINGS, NO_POOLER, check_search_path, check_server_version, prepare_session
 from infra.postgres_tls import check_tls_files
+from infra.postgres_waits import marked_connection
 from infra.settings import Settings, SettingsError
 from infra.waiting import waiting_for
 
@@ -29,6 +30,7 @@ __all__ = [
     "is_refusal",
     "is_transient",
     "login_hint",
+    "open_database",
 ]
 
 if TYPE_CHECKING:
@@ -243,25 +245,6 @@ def _address(dsn: str) -> str:
     return ", ".join(f"{host['host'] or 'the local socket'}:{host['port'] or 5432}" for host in hosts)
 
 
-@lru_cache(maxsize=16)
-def _marked_connection(server: str) -> type["asyncpg.Connection[asyncpg.Record]"]:
-    """Return a class of connections that marks each statement as a wait for the server.
-
-    One a server: a class is a cycle in memory, and `inmail metrics` connects for each scrape.
-    """
-
-    class MarkedConnection(asyncpg.Connection):
-        async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:  # noqa: ASYNC109
-            with waiting_for(server, "executing a statement"):
-                return await super().execute(query, *args, timeout=timeout)
-
-        async def _execute(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - asyncpg's
-            with waiting_for(server, "executing a statement"):
-                return await super()._execute(*args, **options)  # type: ignore[misc] # the stubs leave it out
-
-    return MarkedConnection
-
-
 async def connect_database(settings: Settings, *, patient: bool = False) -> "asyncpg.Connection[asyncpg.Record]":
     """Return one connection, which the caller closes. A statement waits 2 s for a lock at most.
 
@@ -277,7 +260,7 @@ async def connect_database(settings: Settings, *, patient: bool = False) -> "asy
         command_timeout=None if patient else settings.database_timeout_seconds,
         timeout=settings.database_timeout_seconds,
         server_settings=_SERVER_SETTINGS,
-        connection_class=_marked_connection(f"Postgres at {database_address(settings)}"),
+        connection_class=marked_connection(f"Postgres at {database_address(settings)}"),
     )
     try:
         await _prepare(connection)
@@ -287,6 +270,18 @@ async def connect_database(settings: Settings, *, patient: bool = False) -> "asy
         connection.terminate()
         raise
     return connection
+
+
+@asynccontextmanager
+async def open_database(
+    settings: Settings, *, patient: bool = False
+) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """Open one connection for the time of the block, as `connect_database` does."""
+    connection = await connect_database(settings, patient=patient)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 async def close_in_time(pool: Pool, seconds: float) -> None:

@@ -5,14 +5,18 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import asyncpg
-from pydantic import PostgresDsn
 
-from infra.postgres import connect_database
+from infra.postgres import Connection, database_address, open_database
 from infra.settings import Settings
 
-__all__ = ["MissingPrivilegesError", "explain_denial"]
+__all__ = ["MissingPrivilegesError", "explain_denial", "require_privileges"]
 
 _DENIED: Final = re.compile(r"permission denied for (table|view|schema|database) (\S+)")
+_LACKING: Final = """
+select string_agg(upper(p.privilege), ', ' order by p.number)
+from unnest($2::text[]) with ordinality as p (privilege, number)
+where not has_table_privilege(to_regclass($1), p.privilege)
+"""
 
 
 class _Kind(NamedTuple):
@@ -65,17 +69,39 @@ async def explain_denial(
         return None
     kind, name = _KINDS[found[1]], found[2]
     needed = (*kind.needed, *(privileges.get(name, ()) if kind is _TABLE else ()))
-    connection = await connect_database(settings)
-    try:
+    async with open_database(settings) as connection:
         user = await connection.fetchval("select current_user")
         lacking = [each for each in needed if await connection.fetchval(kind.question, name, each) is False]
-    finally:
-        await connection.close()
     if not lacking:
         return None
-    (host, *_) = PostgresDsn(settings.database_url.get_secret_value()).hosts()
     names = ", ".join(each.upper() for each in (lacking if kind.at_once else lacking[:1]))
     return MissingPrivilegesError(
-        f"Postgres at {host['host'] or 'the local socket'}:{host['port'] or 5432} does not let user {user} do this:"
+        f"Postgres at {database_address(settings)} does not let user {user} do this:"
         f" `grant {names} on {kind.words}{name} to {user}`"
     )
+
+
+async def require_privileges(
+    connection: Connection, needed: Mapping[str, Sequence[str]], server: str, action: str
+) -> None:
+    """Check that the user has privileges on tables.
+
+    Args:
+        connection: of the user.
+        needed: the privileges, by the name of the table.
+        server: as the message names it.
+        action: what they are needed for, as the message says it.
+
+    Raises:
+        MissingPrivilegesError: naming all that the user lacks.
+
+    """
+    lacking = {
+        table: names
+        for table, privileges in needed.items()
+        if (names := await connection.fetchval(_LACKING, table, privileges)) is not None
+    }
+    if lacking:
+        user = await connection.fetchval("select current_user")
+        grants = "; ".join(f"grant {names} on {table} to {user}" for table, names in lacking.items())
+        raise MissingPrivilegesError(f"{server} does not let user {user} {action}: `{grants}`")

@@ -17,7 +17,7 @@ Page = Callable[[], tuple[bytes, str]]  # a body and its content type
 
 @asynccontextmanager
 async def serve_probes(
-    settings: Settings, answers: Mapping[str, Answer], pages: Mapping[str, Page] | None = None
+    settings: Settings, answers: Mapping[str, Answer], pages: Mapping[str, Page]
 ) -> AsyncIterator[None]:
     """Serve answers and pages by path while the block runs; serve nothing if no port is set.
 
@@ -30,5 +30,5 @@ async def serve_probes(
         return
     from infra.probes_site import serve  # noqa: PLC0415 - most commands need no web server
 
-    async with serve(settings, answers, pages or {}):
+    async with serve(settings, answers, pages):
         yield

@@ -87,9 +87,7 @@ class Settings(BaseSettings):
         description="postgresql://user:password@host:port/database?sslmode=verify-full&sslrootcert=...",
     )
     database_shards: SecretStr = Field(
-        SecretStr(""),
-        description="URLs of all servers that hold the books, with blanks between, INMAIL_DATABASE_URL among them; "
-        "empty: only that",
+        SecretStr(""), description="URLs of all servers of the books, blanks between; empty: only INMAIL_DATABASE_URL"
     )
     database_connections: Annotated[
         int, Field(ge=1, le=100, description="maximum number of connections of one worker process")

@@ -86,7 +86,7 @@ def format_instant(time: datetime | str | None) -> str:
     return text.removesuffix(".000") + "Z"
 
 
-def create_table(heads: Sequence[str], rows: Iterable[Sequence[Text | str | int]], right: str = "") -> Table:
+def create_table(heads: Sequence[str], rows: Iterable[Sequence[Text | str | int]], right: str) -> Table:
     """Return a table whose cells are broken where the terminal is narrow.
 
     Args:

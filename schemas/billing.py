@@ -197,7 +197,7 @@ class CreditsPurchased(AccountEvent):
 class GrantVoidedData(Data):
     """Which grant is withdrawn, and why."""
 
-    grant_id: Annotated[UUID, Field(description="The id of the event that granted.")]
+    grant_id: Annotated[UUID, Field(description="The request_id of the event that granted: its id, if a UUID.")]
     reason: Reason
 
 

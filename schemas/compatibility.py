@@ -2,7 +2,7 @@
 
 An open enum (`x-extensible-enum`) names the values that are known; a closed one (`enum`, `const`) the only ones there
 are, so that whoever generated a type from it fails on another. What comes in may also be taken more widely than
-before. Everything else is a `.v2` beside the `.v1`.
+before. A title stays: generators make the name of a class of it. Everything else is a `.v2` beside the `.v1`.
 """
 
 import re
@@ -17,7 +17,8 @@ _OPEN = "x-extensible-enum"
 _FREE = frozenset({"description", "title", "examples", "$defs", "$schema"})  # say nothing about what is valid
 _COMPARED_APART = frozenset({"properties", "required", "enum", "const", _OPEN, "items", "anyOf", "$ref"})
 _A_UUID = "0b5d6f0e-6d5c-4b1f-9a51-3f0f4c8f7a10"
-_LIMITS = frozenset({"format", "pattern", "minLength", "maxLength", "minimum", "maximum"})  # without one, more is valid
+_LOWER, _UPPER = frozenset({"minLength", "minimum"}), frozenset({"maxLength", "maximum"})
+_LIMITS = frozenset({"format", "pattern"}) | _LOWER | _UPPER  # without one, more is valid
 
 
 def breaking_changes(old: Schema, new: Schema, *, incoming: bool) -> list[str]:
@@ -92,10 +93,10 @@ class _Comparison:
         old, new = _follow(old, self._old_definitions), _follow(new, self._new_definitions)
         if self._takes_more(old, new, path):
             return
+        if "title" in old and old["title"] != new.get("title"):
+            yield f"{path}: title was {old['title']}, is {new.get('title')}"
         for keyword in sorted((old.keys() | new.keys()) - _FREE - _COMPARED_APART):
-            if old.get(keyword) != new.get(keyword) and not (
-                self._incoming and keyword in _LIMITS and keyword not in new
-            ):
+            if old.get(keyword) != new.get(keyword) and not (self._incoming and _is_wider(keyword, old, new)):
                 yield f"{path}: {keyword} was {old.get(keyword)}, is {new.get(keyword)}"
         yield from self._values(old, new, path)
         yield from self._fields(old, new, path)
@@ -159,6 +160,17 @@ class _Comparison:
         else:
             for one, other in zip(old, new, strict=True):
                 yield from self.changes(one, other, path)
+
+
+def _is_wider(keyword: str, old: Schema, new: Schema) -> bool:
+    """Tell whether all that a limit let through before is still valid. Of two patterns nobody can tell."""
+    if keyword not in _LIMITS or keyword not in new:
+        return keyword in _LIMITS
+    if keyword not in old:
+        return False
+    if keyword in _UPPER:
+        return bool(new[keyword] >= old[keyword])
+    return keyword in _LOWER and bool(new[keyword] <= old[keyword])
 
 
 def _closed(schema: Schema) -> list[Any] | None:

@@ -3,10 +3,10 @@
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, WithJsonSchema
 from typing_extensions import TypedDict
 
-from schemas.envelope import OpaqueId, Open, ResultEvent
+from schemas.envelope import OpaqueId, ResultEvent
 from schemas.outgoing import Count, write_result
 
 __all__ = [
@@ -41,13 +41,26 @@ class DeadLetterReason(StrEnum):
     REFUSED_BY_DATABASE = "refused_by_database"  # well-formed, and a net below the rules would not take it
 
 
+# Read as text: workers of a later version may write reasons that this one does not know.
+_AnyReason = Annotated[
+    str,
+    Field(pattern=r"^[!-~]{1,64}$"),
+    WithJsonSchema(
+        {"type": "string", "x-extensible-enum": list(DeadLetterReason), "description": "Other values may come."}
+    ),
+]
+
+
 class DeadLetterOrigin(TypedDict):
-    """Where the message was read, and when the broker took it."""
+    """Where the message was read, and its record's time."""
 
     topic: str
     partition: Count
     offset: Count
-    timestamp: AwareDatetime
+    timestamp: Annotated[
+        AwareDatetime,
+        Field(description="When the broker took the record; where producer_time, the time that its producer wrote."),
+    ]
 
 
 class DeadLetterHeader(TypedDict):
@@ -68,7 +81,7 @@ class DeadLetterCut(TypedDict):
 class DeadLetteredData(TypedDict):
     """The message as it was read, and why it was refused."""
 
-    reason: Annotated[DeadLetterReason, Open]
+    reason: _AnyReason
     error: Annotated[str, Field(max_length=1000)]
     origin: DeadLetterOrigin
     key_base64: Base64 | None

@@ -155,8 +155,8 @@ class BillingDecidedData(AccountResultData):
     grant_id: Annotated[
         UUID | None,
         Field(
-            description="Of a void, and where period_already_granted or plan_unchanged: the id of the event that"
-            " granted."
+            description="Of a void, and where period_already_granted or plan_unchanged: the request id of the event"
+            " that granted."
         ),
     ]
     kept_lot: NotRequired[
@@ -170,8 +170,8 @@ class BillingDecidedData(AccountResultData):
             list[LotEnd] | None,
             Field(
                 description="Where cancelled or cancellation_taken_back: the open lots of the subscription whose end"
-                " this moved, each with its new end. No other event moves the end of a lot. Null with other codes, and"
-                " in answers of before version 0.2.0, which do not tell."
+                " this moved, each with its new end; one that had ended keeps its end. No other event moves the end of"
+                " a lot. Null with other codes, and in answers of before version 0.2.0, which do not tell."
             ),
         ]
     ]
@@ -192,7 +192,10 @@ class TickDecidedData(TypedDict):
     request_id: UUID
     code: Annotated[Literal["booked", "key_conflict"], Open]
     as_of: AnyInstant
-    horizon: Annotated[AnyInstant, Field(description="Expiry is booked up to here.")]
+    horizon: Annotated[
+        AnyInstant,
+        Field(description="Where booked: expiry is booked up to here. Where key_conflict nothing was booked."),
+    ]
     lots: Annotated[
         Count, Field(description="Lots that had ended by the horizon and are closed, those spent to nothing included.")
     ]

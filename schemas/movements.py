@@ -50,8 +50,9 @@ class CreditsGrantedData(AccountResultData):
         Annotated[
             Lot | None,
             Field(
-                description="Of a plan change read late: the lot of the same period, which had started and stays. This"
-                " lot is the difference to the new plan's credits, with the same end."
+                description="Of a plan change read late: the lot of the same period, which had started and stays; of a"
+                " renewal after one: the old plan's lot with the same start. This lot is the difference to the new"
+                " plan's credits, with the same end."
             ),
         ]
     ]
@@ -92,7 +93,7 @@ class CreditsVoidedData(AccountResultData):
     credits: Count
     lot: Lot
     expires_at: AnyInstant
-    grant_id: Annotated[UUID | None, Field(description="Of a void: the id of the event that granted.")]
+    grant_id: Annotated[UUID | None, Field(description="Of a void: the request id of the event that granted.")]
     actor: Annotated[OpaqueId | None, Field(description="Of an adjustment: who made it.")]
     reason: Annotated[Reason, Field(description="Why. An erasure's is account_erased.")]
 

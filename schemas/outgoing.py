@@ -51,7 +51,9 @@ class Source(TypedDict):
 class AccountResultData(TypedDict):
     """What every answer and movement of an account says."""
 
-    request_id: Annotated[UUID, Field(description="Id of the event that this answers or that caused this.")]
+    request_id: Annotated[
+        UUID, Field(description="Request id of the event that this answers or that caused this: its id, if a UUID.")
+    ]
     sequence: Annotated[
         int,
         Field(

@@ -5,7 +5,7 @@ contains no secret: of an address it shows the host and the port.
 """
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
@@ -90,10 +90,18 @@ def explain(error: BaseException, read_settings: ReadSettings) -> ErrorAnswer | 
         return answer._replace(text=f"Postgres at {server_name(server)}: {answer.text}")
     for kind in ERROR_TABLE:
         if isinstance(error, kind.classes) and (kind.applies is None or kind.applies(error)):
-            text = kind.describe(error, read_settings)
+            text = "; ".join([kind.describe(error, read_settings), *_notes(error)])
             hint = kind.hint(error) if callable(kind.hint) else kind.hint
             return ErrorAnswer(kind.exit, kind.status, kind.code, text, kind.unexpected, hint)
     return None
+
+
+def _notes(error: BaseException) -> Iterator[str]:
+    """Yield what was added to an error on its way, or to the one that it explains."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield from getattr(cause, "__notes__", ())
+        cause = cause.__cause__
 
 
 def _kafka_unreachable(_: KafkaError, read_settings: ReadSettings) -> str:

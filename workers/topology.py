@@ -15,7 +15,17 @@ from infra.settings import Settings
 from schemas.catalogue import BALANCES, BILLING_EVENTS, CATALOGUE, EXPIRY_TICKS, SEND_REQUESTS, TOPICS
 from workers.ledger.model import WorkerName
 
-__all__ = ["GROUP_OF", "TOPIC_OF", "TOPIC_OF_GROUP", "TOPIC_RANK", "WORKER_OF", "last_owner", "sort_key", "topics_of"]
+__all__ = [
+    "GROUP_OF",
+    "TOPIC_OF",
+    "TOPIC_OF_GROUP",
+    "TOPIC_RANK",
+    "WORKER_OF",
+    "last_owner",
+    "skip_statement",
+    "sort_key",
+    "topics_of",
+]
 
 # In the order in which records with the same broker time are decided.
 WORKER_OF: Final = {
@@ -50,6 +60,14 @@ def last_owner(group: str, place: TopicPartition, epoch: int, owner: str | None,
 
     """
     return owner if owner_epoch == epoch else f"{group}.{place.topic}.{place.partition}"
+
+
+def skip_statement(place: TopicPartition, offset: int) -> str:
+    """Return the SQL by which an operator lets a lane go on from an offset, without the records before it."""
+    return (
+        f"update lanes set next_offset = {offset} where consumer_group = '{GROUP_OF[place.topic]}'"  # noqa: S608 - words
+        f" and topic = '{place.topic}' and partition = {place.partition}"
+    )
 
 
 def sort_key(topic: str, as_of: datetime) -> tuple[datetime, int]:

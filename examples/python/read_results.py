@@ -11,9 +11,11 @@ import sys
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import CommitFailedError
 
 SERVERS = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092")
 REMEMBERED = 100_000
+AT_ONCE = 100  # records between two commits: their work has to end within max_poll_interval_ms, 5 minutes by default
 
 
 class Seen:
@@ -41,6 +43,10 @@ def act(event: dict[str, Any]) -> None:
     data = event["data"]
     if data["code"] == "balance_not_current":
         action = "wait"  # not final: whoever asked sends the request again, see send_inmail.py
+    elif data["code"] == "key_conflict":
+        # Another body under an id that has its answer, which stands: its message may have been delivered. Whoever sent
+        # the other body has to be told.
+        action = "ignore"
     else:
         action = "deliver" if data["outcome"] == "accepted" else "refuse"
     line = {"action": action, "account": event["subject"], "request_id": data["request_id"], "code": data["code"]}
@@ -61,15 +67,21 @@ async def read_results(group: str) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with consumer:
         while not stop.is_set():
-            batches = await consumer.getmany(timeout_ms=500)
+            batches = await consumer.getmany(timeout_ms=500, max_records=AT_ONCE)
             for record in (record for batch in batches.values() for record in batch):
                 event = json.loads(record.value)
                 # The first answer again (`repeat`), or a record read twice, has the id of the first.
                 if event["type"] == "inmail.send.decided.v1" and event["id"] not in seen:
-                    act(event)
+                    # In a thread: work on the loop would hold up heartbeats, and the group would go on without us.
+                    await asyncio.to_thread(act, event)
                     seen.add(event["id"])  # after the work: known before it, an answer would be lost where that fails
             if batches:
-                await consumer.commit()
+                try:
+                    await consumer.commit()
+                except CommitFailedError:
+                    # The group has given the partitions to others, or to us again: what was not committed is read
+                    # again, and `seen` has what was done.
+                    continue
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 from aiokafka.structs import ConsumerRecord
 
-from infra.kafka.clients import NotSetUpError, admin_client, count_partitions, partitions_of, reader
+from infra.kafka.clients import admin_client, count_partitions, partitions_of, reader
 from infra.settings import Settings
 from infra.waiting import waiting_for
 
-__all__ = ["NotSetUpError", "PartitionFetcher", "all_partitions", "partition_counts", "read_records", "read_to"]
+__all__ = ["PartitionFetcher", "all_partitions", "partition_counts", "read_records", "read_to"]
 
 _POLL_MILLISECONDS = 250
 _STALLED_SECONDS = 30.0

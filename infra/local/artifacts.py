@@ -243,10 +243,10 @@ def _version_in_lock(name: str) -> str:
     return next(jar.artifact.removeprefix(start) for jar in read_lock().jars if jar.artifact.startswith(start))
 
 
-def write_lock(lock: Lock, path: Path = LOCK_FILE) -> None:
+def write_lock(lock: Lock) -> None:
     """Write the lock file."""
     jars = [{"artifact": jar.artifact, "file": jar.file, "sha256": jar.sha256} for jar in lock.jars]
-    path.write_text(json.dumps({"kafka": lock.kafka, "jars": jars}, indent=2) + "\n", encoding="utf-8")
+    LOCK_FILE.write_text(json.dumps({"kafka": lock.kafka, "jars": jars}, indent=2) + "\n", encoding="utf-8")
 
 
 def _main() -> None:

@@ -19,7 +19,8 @@ from workers.console.server import serve_console
 from workers.jobs.billing import BillingJob
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.ops.books.statement import UnknownAccountError, read_statement
+from workers.ops.books.balance import UnknownAccountError
+from workers.ops.books.statement import read_statement
 from workers.ops.dead_letters.letters import DeadLetter, find_dead_letters
 
 __all__ = ["EVIL", "OPERATOR", "READER", "Scene", "play_scene", "serve_test_console"]

@@ -12,6 +12,7 @@ from infra.kafka.backwards import ReadBudget
 from schemas.catalogue import SEND_REQUESTS
 from tests.console.browser import Tab
 from tests.console.scene import LETTERS, OPERATOR, Scene
+from tests.workers.noted_operations import list_operations
 from tests.workers.wire import eventually, publish, send
 from workers.console import api, operation_runner
 from workers.console.parameters import older_than_text, parse_filter, parse_older
@@ -19,7 +20,6 @@ from workers.console.problems import BadRequestError
 from workers.ops.books.shards import ServerError
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.pages import list_dead_letters
-from workers.ops.operations import list_operations
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -168,16 +168,20 @@ async def test_a_server_whose_answers_are_missing_is_named_wherever_they_are(
 
         return asked
 
-    plan_redrive = operation_runner.plan_redrive
+    plan_redrive, find_operations = operation_runner.plan_redrive, api.find_operations
+
+    async def operations(*given: Any) -> Any:
+        return (await find_operations(*given))._replace(silent=list(gone))
 
     async def plan(*given: Any) -> Any:
         return replace(await plan_redrive(*given), silent=gone)
 
     for name in ("report_dead_letters", "report_dead_letter", "trace"):
         monkeypatch.setattr(api, name, without(getattr(api, name)))
+    monkeypatch.setattr(api, "find_operations", operations)
     monkeypatch.setattr(operation_runner, "plan_redrive", plan)
     refused = f"#/letters?account={scene.refused}"
-    for path in (refused, f"#/letters/{scene.letter.place}", f"#/request?id={scene.request}"):
+    for path in (refused, f"#/letters/{scene.letter.place}", f"#/request?id={scene.request}", "#/operations"):
         await tab.open_view(path)
         await tab.wait_for_text("What only these servers know is missing: Postgres at ")
         assert "it has gone" in await tab.read_text()

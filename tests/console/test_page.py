@@ -17,8 +17,9 @@ from tests.conftest import Connect
 from tests.console.browser import Tab, open_tab
 from tests.console.scene import EVIL, LETTERS, OPERATOR, READER, Scene, serve_test_console
 from tests.console.views import find_shortcomings, views
+from tests.workers.noted_operations import list_operations
 from tests.workers.wire import eventually, publish, send
-from workers.ops.operations import Intent, Operation, list_operations, recorded_operation
+from workers.ops.operations import Intent, Operation, recorded_operation
 from workers.ops.replay.rebuild_plan import RebuildRequest
 from workers.ops.replay.rewind_target import RewindTarget, TargetKind
 

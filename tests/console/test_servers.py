@@ -1,22 +1,36 @@
 """The console where several Postgres servers hold the books: what is told of all, and of one that is away."""
 
+import json
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from pydantic import SecretStr
 
 from infra.settings import Settings
 from infra.shards import RepeatedServerError
 from tests.conftest import Connect
-from tests.workers.two_servers import PlacedBook, TwoServers, account_of, lanes_stand, prepare_servers, set_state
+from tests.workers.two_servers import (
+    SILENT,
+    PlacedBook,
+    TwoServers,
+    account_of,
+    lanes_stand,
+    prepare_servers,
+    set_state,
+)
+from workers.console.api import Api
 from workers.console.books_check import BooksCheck
 from workers.console.headline import headline
 from workers.console.health import FAILED, OK, SystemPart
 from workers.console.ledger_sample import LedgerSample
+from workers.console.operation_runner import OperationRunner
 from workers.console.problems import KNOWN
 from workers.console.query_limiter import QueryLimiter
 from workers.console.system_monitor import SystemMonitor
 from workers.ops.books.shards import server_name
+from workers.ops.operations import Intent, recorded_operation
 from workers.ops.topics.plan import apply_topics, plan_topics
 
 
@@ -170,3 +184,29 @@ async def test_the_overview_has_a_part_for_each_server(servers: TwoServers) -> N
     assert "Only accounts of partitions 3 wait for it" in overview["headline"]["text"]
     assert {"postgres"} == set(overview["errors"])
     assert {"title": "Postgres at localhost:1/inmail does not answer", "at": None} == overview["troubles"]["postgres"]
+
+
+async def test_operations_of_the_servers_that_answer_are_listed_whichever_is_away(servers: TwoServers) -> None:
+    """As the command does: the others' are shown, and the server that may have more is named."""
+    for settings in servers.alone:
+        async with recorded_operation(settings, Intent("a verb", "ops-1", "a trial", {}, {})):
+            pass
+    second = servers.alone[1].database_url.get_secret_value()
+    home_away = servers.both.model_copy(
+        update={"database_url": SecretStr(SILENT), "database_shards": SecretStr(f"{SILENT} {second}")}
+    )
+
+    listed = [await _operations(each) for each in (servers.both, servers.without_second(), home_away)]
+
+    assert [2, 1, 1] == [len(each["operations"]) for each in listed]
+    assert [[], ["localhost:1/inmail"], ["localhost:1/inmail"]] == [
+        [error.split()[2].rstrip(":") for error in each["silent_servers"]] for each in listed
+    ]
+
+
+async def _operations(settings: Settings) -> Any:
+    limiter = QueryLimiter(settings)
+    api = Api(limiter, SystemMonitor(limiter, {}), OperationRunner(settings))
+    body = (await api.operations(make_mocked_request("GET", "/api/operations"))).body
+    assert isinstance(body, bytes)
+    return json.loads(body)

@@ -6,8 +6,8 @@ from contextlib import aclosing
 
 from aiokafka import TopicPartition
 
-from infra.kafka.clients import reader
-from infra.kafka.records import NotSetUpError, all_partitions, read_to
+from infra.kafka.clients import NotSetUpError, reader
+from infra.kafka.records import all_partitions, read_to
 from infra.settings import Settings
 
 __all__ = ["log_ends", "offsets_that_went_back"]

@@ -18,7 +18,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from infra import postgres
-from infra.kafka.records import NotSetUpError
+from infra.kafka.clients import NotSetUpError
 from infra.log import configure_logging
 from infra.postgres import is_transient
 from infra.settings import Settings

@@ -85,8 +85,10 @@ async def _running(settings: Settings, sample: Sample, *command: str, stderr: in
         await process.wait()
 
 
-async def _send(settings: Settings, sample: Sample, account: str, id_: str) -> list[dict[str, Any]]:
-    async with _running(settings, sample, *sample.send_inmail, account, "bob", id_) as said:
+async def _send(
+    settings: Settings, sample: Sample, account: str, id_: str, recipient: str = "bob"
+) -> list[dict[str, Any]]:
+    async with _running(settings, sample, *sample.send_inmail, account, recipient, id_) as said:
         return await said.end()
 
 
@@ -119,15 +121,20 @@ async def reading(settings: Settings, sample: Sample, group: str, account: str) 
 
 
 async def send_twice(settings: Settings, sample: Sample, account: str) -> None:
-    """A grant of one, a send right after it, the same send again, and another: charged, as before, refused."""
+    """A grant of one, a send right after it, the same again, another body with its id, and another send.
+
+    Charged, as before, a conflict, and refused.
+    """
     id_ = str(uuid4())
     await publish(settings, BILLING_EVENTS, [promotion(account, 1)])
     (first,) = await _send(settings, sample, account, id_)
     (second,) = await _send(settings, sample, account, id_)
+    (conflict,) = await _send(settings, sample, account, id_, "carol")
     (other,) = await _send(settings, sample, account, str(uuid4()))
 
     assert ("charged", id_, False) == (first["code"], first["request_id"], first["repeat"]), first
     assert ("charged", True, first["sequence"]) == (second["code"], second["repeat"], second["sequence"]), second
+    assert ("rejected", "key_conflict", id_) == tuple(conflict[name] for name in ("outcome", "code", "request_id"))
     assert ("rejected", "insufficient_credits") == (other["outcome"], other["code"]), other
     assert partition_of(account.encode(), settings.topic_partitions) == first["source"]["partition"], first
 

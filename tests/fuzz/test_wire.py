@@ -15,9 +15,10 @@ from tests.fuzz.records import Record
 from tests.fuzz.rounds import fuzzing
 from tests.whole import ALL
 from tests.workers.wire import prepare
+from workers.jobs.dead_letters import LETTER_HEADER
 from workers.ops.dead_letters.letters import DeadLetter, LetterFilter
 from workers.ops.dead_letters.pages import list_dead_letters
-from workers.ops.dead_letters.redrive import LETTER_HEADER, OPERATION_HEADER, redrive
+from workers.ops.dead_letters.redrive import OPERATION_HEADER, redrive
 from workers.ops.dead_letters.redrive_plan import RedriveOptions, plan_redrive
 from workers.ops.operations import Operator
 

@@ -6,6 +6,7 @@ The schema (compose-spec.schema.json, Apache-2.0) is the one in version 2.16.2 o
 import ast
 import json
 import re
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 from infra.local.artifacts import read_lock
+from infra.local.bundled_binaries import postgres_install
 from infra.local.postgres_server import TUNING
 from infra.settings import Settings, load_settings
 from tests.house.image_check import excluded_folders
@@ -140,7 +142,54 @@ def test_kafka_is_the_one_of_the_local_stack(compose: dict[str, Any]) -> None:
     version = read_lock().kafka
 
     assert f"apache/kafka:{version}" == compose["services"]["kafka"]["image"]
-    assert f"here: {version}" in (ROOT / "docs" / "kafka-versions.md").read_text()
+    assert f"({version} in the local stack" in (ROOT / "docs" / "kafka-versions.md").read_text()
+
+
+def test_postgres_is_the_one_of_the_local_stack(compose: dict[str, Any]) -> None:
+    """All tests run on that one."""
+    header = (postgres_install() / "include" / "pg_config.h").read_text()
+    (version,) = re.findall(r'^#define PG_VERSION "([\d.]+)"$', header, re.MULTILINE)
+
+    assert f"postgres:{version}-trixie" == compose["services"]["postgres"]["image"]
+
+
+def test_postgres_is_asked_where_others_connect(compose: dict[str, Any]) -> None:
+    """On the Unix socket, the server that the image runs for its set-up answers too, and ends."""
+    asked = shlex.split(compose["services"]["postgres"]["healthcheck"]["test"][1])
+
+    assert ["pg_isready", "--host", "127.0.0.1"] == asked[:3]
+
+
+def test_one_service_builds_the_image_and_nobody_pulls_it(compose: dict[str, Any]) -> None:
+    """Builds side by side would write one tag; a registry's image of this name would be somebody else's."""
+    ours = {name: each for name, each in compose["services"].items() if each["image"].startswith("inmail-ledger:")}
+
+    assert ["migrate"] == [name for name, each in compose["services"].items() if "build" in each]
+    assert {"never"} == {each.get("pull_policy") for each in ours.values()}
+    assert "migrate" in compose["services"]["topics"]["depends_on"]
+    assert all("topics" in each["depends_on"] for name, each in ours.items() if name not in {"migrate", "topics"})
+
+
+def test_health_checks_are_frequent_at_the_start_only(compose: dict[str, Any]) -> None:
+    """Each one starts a Python, or a Java. `start_interval` is refused without a `start_period`."""
+    checks = [each["healthcheck"] for each in compose["services"].values() if "test" in each.get("healthcheck", {})]
+
+    assert 10 == len(checks)
+    assert {("30s", "2s", "60s")} == {
+        tuple(each.get(key) for key in ("interval", "start_interval", "start_period")) for each in checks
+    }
+    assert "Compose 2.24.1" in (ROOT / "docker-compose.yml").read_text().partition("\nname:")[0]
+
+
+def test_the_image_has_bytecode_of_all_that_starts() -> None:
+    """On a read-only file system each start would compile it again, and each health check what Python comes with."""
+    steps = (ROOT / "infra" / "compose" / "Dockerfile").read_text().rpartition("\nFROM python:")[2]
+    folders = re.findall(r"^COPY (\w+) \./\1$", steps, re.MULTILINE)
+    compiled = re.findall(r"^RUN \S*python -m compileall -q (?:-x \S+ )?(.+)$", steps, re.MULTILINE)
+    release = ".".join(steps.split(".")[:2])
+
+    assert {"schemas", "infra", "workers"} == set(folders)
+    assert [" ".join(folders), f"/usr/local/lib/python{release}"] == compiled
 
 
 def test_what_the_image_copies_is_sent_to_its_build() -> None:

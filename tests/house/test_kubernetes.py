@@ -3,9 +3,7 @@
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import kubernetes_validate
@@ -14,11 +12,11 @@ import yaml
 
 from infra.settings import Settings
 from tests.house.command_line import parse
+from tests.house.manifests import BY_KIND, DOCUMENTS, FOLDER, containers
 from tests.tools import tool
 from tests.whole import whole_but
 from workers.ops.lag import Status
 
-FOLDER = Path(__file__).parents[2] / "infra" / "kubernetes"
 CLUSTERS = ("1.29", "1.37")  # the oldest and the newest that the schemas at hand are tried for
 
 _COUNT = {"type": "integer", "minimum": 0}
@@ -39,7 +37,8 @@ _RULES = {
     },
 }
 # KEDA's own schema is a file of its release; these are the members that are used here, as its documentation has them:
-# https://keda.sh/docs/latest/reference/scaledobject-spec/ and .../scalers/prometheus/
+# https://keda.sh/docs/latest/reference/scaledobject-spec/ and .../scalers/prometheus/. Without those that are about
+# scaling to 0 alone: beside a least number of replicas they say what never happens.
 SCALED_OBJECT = {
     "type": "object",
     "additionalProperties": False,
@@ -53,8 +52,6 @@ SCALED_OBJECT = {
         },
         "minReplicaCount": _COUNT,
         "maxReplicaCount": _COUNT,
-        "pollingInterval": _COUNT,
-        "cooldownPeriod": _COUNT,
         "advanced": {
             "type": "object",
             "additionalProperties": False,
@@ -84,6 +81,7 @@ SCALED_OBJECT = {
                     "metadata": {
                         "type": "object",
                         "required": ["serverAddress", "query", "threshold"],
+                        "properties": {"activationThreshold": False},
                         "additionalProperties": {"type": "string"},
                     },
                 },
@@ -91,25 +89,6 @@ SCALED_OBJECT = {
         },
     },
 }
-
-
-def _documents() -> Iterator[tuple[str, dict[str, Any]]]:
-    for path in sorted(FOLDER.glob("*.yaml")):
-        for document in yaml.load_all(path.read_text(), yaml.CSafeLoader):
-            yield f"{path.name}: {document['kind']} {document.get('metadata', {}).get('name', '')}", document
-
-
-DOCUMENTS = dict(_documents())
-BY_KIND = {
-    kind: {each["metadata"]["name"]: each for each in DOCUMENTS.values() if each["kind"] == kind}
-    for kind in ("Deployment", "Job", "PodDisruptionBudget", "ScaledObject", "ConfigMap", "Service")
-}
-
-
-def _containers() -> Iterator[dict[str, Any]]:
-    for each in (*BY_KIND["Deployment"].values(), *BY_KIND["Job"].values()):
-        pod = each["spec"]["template"]["spec"]
-        yield from (*pod.get("initContainers", ()), *pod["containers"])
 
 
 @pytest.mark.parametrize("name", [name for name in DOCUMENTS if "Kustomization" not in name and "Scaled" not in name])
@@ -132,8 +111,9 @@ def test_scaling_is_what_keda_takes() -> None:
         jsonschema.validate(scaled["spec"], SCALED_OBJECT)
         target = BY_KIND["Deployment"][scaled["spec"]["scaleTargetRef"]["name"]]
         assert "replicas" not in target["spec"]
-        partitions = Settings.model_fields["topic_partitions"].default
-        assert scaled["spec"]["maxReplicaCount"] == partitions
+        assert scaled["spec"]["minReplicaCount"] > 0
+        partitions = BY_KIND["ConfigMap"]["inmail-settings"]["data"]["INMAIL_TOPIC_PARTITIONS"]
+        assert scaled["spec"]["maxReplicaCount"] == int(partitions)
         assert {"Value"} == {each["metricType"] for each in scaled["spec"]["triggers"]}  # seconds are not shared
 
 
@@ -213,7 +193,7 @@ def test_settings_and_arguments_are_known() -> None:
     """A setting or a command that does not exist would end each pod at its start."""
     known = {f"INMAIL_{name.upper()}" for name in Settings.model_fields}
     assert set(BY_KIND["ConfigMap"]["inmail-settings"]["data"]) <= known
-    for container in _containers():
+    for container in containers():
         assert {each["name"] for each in container.get("env", ())} <= known
         parse(container["args"])
     with pytest.raises(Exception, match="--servee"):

@@ -98,17 +98,24 @@ def test_in_a_cluster_prometheus_scrapes_every_pod_that_has_metrics(tmp_path: Pa
 
 
 @cache
-def _alert_tests() -> dict[str, Any]:
-    return yaml.load((PROMETHEUS / "tests" / "alerts.yml").read_text(), yaml.CSafeLoader)
+def _alert_tests(name: str) -> dict[str, Any]:
+    """Return the file with the tests of an alert, and of its tests these."""
+    files = [yaml.load(path.read_text(), yaml.CSafeLoader) for path in (PROMETHEUS / "tests").glob("*.yml")]
+    found = [
+        file | {"tests": tests}
+        for file in files
+        for tests in [[each for each in file["tests"] if each["alert_rule_test"][0]["alertname"] == name]]
+        if tests
+    ]
+    assert 1 == len(found)
+    return found[0]
 
 
 def test_alerts_fire_and_stay_quiet() -> None:
     """As their tests say."""
-    _run(tool("promtool"), "test", "rules", "tests/alerts.yml")
-
-
-def _tests_of(name: str) -> list[dict[str, Any]]:
-    return [each for each in _alert_tests()["tests"] if each["alert_rule_test"][0]["alertname"] == name]
+    files = [f"tests/{path.name}" for path in (PROMETHEUS / "tests").glob("*.yml")]
+    assert 2 == len(files)
+    _run(tool("promtool"), "test", "rules", *files)
 
 
 def _write_tests(folder: Path, name: str, expression: str) -> Path:
@@ -119,7 +126,7 @@ def _write_tests(folder: Path, name: str, expression: str) -> Path:
     (folder / "rules" / "recording.yml").write_text((PROMETHEUS / "rules" / "recording.yml").read_text())
     (folder / "rules" / "alerts.yml").write_text(yaml.safe_dump(rules))
     file = folder / "tests" / "alerts.yml"
-    file.write_text(yaml.safe_dump(_alert_tests() | {"tests": _tests_of(name)}))
+    file.write_text(yaml.safe_dump(_alert_tests(name)))
     return file
 
 
@@ -143,7 +150,7 @@ def test_an_alert_that_never_or_always_fired_would_be_noticed(tmp_path: Path) ->
 
     assert {file: "SUCCESS" if what == "as it is" else "FAILED" for file, (_, what) in files.items()} == said
     assert {name: {f"{name} fires", f"{name} stays quiet"} for name in ALERTS} == {
-        name: {each["name"] for each in _tests_of(name)} for name in ALERTS
+        name: {each["name"] for each in _alert_tests(name)["tests"]} for name in ALERTS
     }
 
 

@@ -12,10 +12,11 @@ from infra.settings import Settings
 async def test_a_user_who_may_not_use_a_schema_is_told_to_be_granted_that_and_not_to_create(
     settings: Settings, database: Connection
 ) -> None:
-    """Whoever may use it, and was refused to create something in it, is told of that."""
+    """Whoever may use it, and was refused to create something in it, is told of that; and all addresses are named."""
     administrator = settings.database_url.get_secret_value()
     user = "r" + administrator.rpartition("/")[2]  # roles are the cluster's: one of the test's own
-    own = settings.model_copy(update={"database_url": SecretStr(administrator.replace("//postgres@", f"//{user}@"))})
+    url = administrator.replace("//postgres@", f"//{user}@localhost:1,")
+    own = settings.model_copy(update={"database_url": SecretStr(url)})
     await database.execute(f"create role {user} login; create schema kept; create table kept.one (n int)")
     told = []
     try:
@@ -29,6 +30,7 @@ async def test_a_user_who_may_not_use_a_schema_is_told_to_be_granted_that_and_no
     finally:
         await database.execute(f"drop owned by {user}; drop role {user}")
 
+    assert all(text.startswith("Postgres at localhost:1, ") for text in told)
     assert [f"`grant {each} on schema kept to {user}`" for each in ("USAGE", "CREATE")] == [
         text.partition(" do this: ")[2] for text in told
     ]

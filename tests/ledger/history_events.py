@@ -28,6 +28,9 @@ HOUR = timedelta(hours=1)
 # Between two tellings of one period; half of its length and a moment beside that come besides.
 APART = (timedelta(milliseconds=250), timedelta(seconds=1), HOUR, -HOUR, timedelta(), -timedelta(seconds=1))
 
+# Before a lot's start: its month is the change's own still, or no longer.
+LATE = (timedelta(), timedelta(), 3 * DAY, 18 * DAY)
+
 
 def lane_of(kind: str) -> str:
     """Return which lane reads an event, named by its word in tables or by its type."""
@@ -214,7 +217,7 @@ class EventMaker:
         return data if move.c else data | {"plan": PLANS[move.d % len(PLANS)]}
 
     def _late_change(self) -> dict[str, Any]:
-        """Return a change for a period that has a lot: one that has started, or that waits."""
+        """Return a change for a period that has a lot, one that has started or that waits, or before it."""
         move = self._move
         lots = self._state.lots_of(self._subscription_id)
         if not lots:
@@ -222,7 +225,7 @@ class EventMaker:
         near = sorted(lots, key=lambda lot: abs(lot.granted_at - self.now))
         start = near[move.b % 4 % len(lots)].period_start
         assert start
-        start -= (timedelta(), HOUR)[move.b // 7]
+        start -= (timedelta(), HOUR)[move.b // 7] + LATE[move.a // 2 % len(LATE)]
         data = {"subscription_id": self._subscription_id, "plan": PLANS[move.c % 6], "period_start": start}
         return data | self._term(start)
 

@@ -16,11 +16,17 @@ __all__ = ["RULES"]
 
 
 def cancel(case: Case) -> None:
-    """Rule 10: the subscription ends at the earliest of its cancels, and its lots with it. No credit moves."""
+    """Rule 10: the subscription ends at the earliest of its cancels, and its lots with it. No credit moves.
+
+    A lot that had ended by itself keeps its end, whether it was booked or not.
+    """
     subscription = case.account.subscription(case.data("subscription_id"))
     effective_at = case.data("effective_at")
     subscription.ends_at = min(subscription.ends_at or effective_at, effective_at)
-    moved = move_ends(case, lambda lot: clamp(lot, min(lot.expires_at, subscription.ends_at)))
+    moved = move_ends(
+        case,
+        lambda lot: lot.expires_at if lot.ended(case.now) else clamp(lot, min(lot.expires_at, subscription.ends_at)),
+    )
     details = (told_of(case) or {}) | {"effective_at": subscription.ends_at, "lot_ends": moved}
     case.answer("cancelled", balance_before=case.before, details=details)
     case.notice_after_all()

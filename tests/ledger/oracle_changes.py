@@ -2,10 +2,11 @@
 
 from tests.ledger.oracle_calendar import Period
 from tests.ledger.oracle_case import Case
-from tests.ledger.oracle_grants import Opening, forfeit_late, note_subscription, open_allotments, told_of
+from tests.ledger.oracle_grants import Opening, cut_after_grant, note_subscription, open_allotments, told_of
 from tests.ledger.oracle_periods import (
     PLAN_CHANGED,
-    lots_of_same_change,
+    is_change_told,
+    lots_of_change,
     lots_that_tell_of,
     next_change_of,
     period_of,
@@ -24,9 +25,8 @@ def change_plan(case: Case) -> None:
     withdrawn = [lot for lot in lots_that_tell_of(case, periods[0]) if not lot.open and case.now < lot.expires_at]
     if case.account.subscription(case.data("subscription_id")).ended(start):
         case.answer("subscription_ended", details=told_of(case))
-    elif told := lots_of_same_change(case, case.data("period_end")):
-        granted = {"grant_id": told[0].request_id} if told[0].plan == case.data("plan") else {}
-        case.answer("plan_unchanged", details=told_of(case) | granted)
+    elif is_change_told(case, case.data("period_end")):
+        case.answer("plan_unchanged", details=told_of(case) | who_granted_next(case))
     elif plan_at(case, case.data("subscription_id"), start) == case.data("plan"):
         case.answer("plan_unchanged", details=told_of(case) | who_granted(case))
     elif withdrawn:
@@ -34,8 +34,16 @@ def change_plan(case: Case) -> None:
     else:
         close_old_lots(case)
         grant_new_plan(case, periods)
-        forfeit_late(case)
+        cut_after_grant(case)
         case.notice_after_all()
+
+
+def who_granted_next(case: Case) -> dict[str, object]:
+    """Return the event that granted for the next change, which is to the same plan, if it opened a lot of that."""
+    next_change = next_change_of(case)
+    assert next_change
+    lots = [lot for lot in lots_of_change(case, next_change) if lot.plan == case.data("plan")]
+    return {"grant_id": lots[0].request_id} if lots else {}
 
 
 def who_granted(case: Case) -> dict[str, object]:

@@ -8,10 +8,11 @@ from tests.ledger.oracle_calendar import Period
 from tests.ledger.oracle_case import Case
 from tests.ledger.oracle_periods import (
     anchor_told_by,
+    bound_of,
+    credits_lacking,
     is_outdated,
-    lots_of_same_change,
+    lots_of_told_change,
     lots_that_tell_of,
-    next_change_of,
     periods_of,
     plan_at,
 )
@@ -20,8 +21,8 @@ from tests.ledger.oracle_state import Lot
 __all__ = [
     "RULES",
     "Opening",
+    "cut_after_grant",
     "cut_to_cap",
-    "forfeit_late",
     "give",
     "note_subscription",
     "open_allotments",
@@ -48,14 +49,15 @@ def allot(case: Case) -> None:
     """
     subscription = case.account.subscription(case.data("subscription_id"))
     periods = periods_of(case)
-    left = [period for period in periods if not lots_that_tell_of(case, period)]
-    same_change = lots_of_same_change(case, periods[0].end) if periods[0] in left else []
-    if same_change:
-        left.remove(periods[0])
+    openings = [opening for period in periods if (opening := opening_of(case, period))]
+    told_change = lots_of_told_change(case) if openings and openings[0].period is periods[0] else []
+    if told_change:
+        del openings[0]
     if subscription.ended(case.data("period_start")):
         case.answer("subscription_ended", details=told_of(case))
-    elif not left:
-        first, *_ = same_change or lots_that_tell_of(case, periods[0])
+    elif not openings:
+        known = sorted(lots_that_tell_of(case, periods[0]), key=lambda lot: (lot.plan != case.data("plan"), lot.lot))
+        first, *_ = told_change or known
         case.answer("period_already_granted", details=told_of(case) | {"grant_id": first.request_id})
     elif case.terms.plans[case.data("plan")].credits == 0:
         note_subscription(case)
@@ -63,17 +65,44 @@ def allot(case: Case) -> None:
         case.notice_after_all()
     else:
         note_subscription(case)
-        credits_ = case.terms.plans[case.data("plan")].credits
-        open_allotments(case, [Opening(period, credits_) for period in left])
-        forfeit_late(case)
+        open_allotments(case, openings)
+        cut_after_grant(case)
         case.notice_after_all()
 
 
-def forfeit_late(case: Case) -> None:
-    """Rule 12: what is read after a plan change closes as the change would have, had it been read as it began."""
-    change = next_change_of(case)
-    if not change or change > case.now:
+def opening_of(case: Case, period: Period) -> Opening | None:
+    """Return what an allotment opens for a month; beside a lot of the same start it is what that lacks."""
+    plan = case.data("plan")
+    credits_ = credits_lacking(case, case.data("subscription_id"), plan, case.terms.plans[plan].credits, period)
+    if credits_ is None:
+        return None
+    same = [lot for lot in lots_that_tell_of(case, period) if lot.period_start == period.start]
+    return Opening(period, credits_, same[0] if same else None)
+
+
+def cut_after_grant(case: Case) -> None:
+    """Rules 5 and 12: what is read after plan changes that have begun counts as if they had been read after it.
+
+    The caps of its own time count for what had started by then; what a change would have forfeited of it is; and the
+    caps of later plans, for what they gave too. Where no change has begun, the cap counts now.
+    """
+    lots = case.account.lots_of(case.data("subscription_id"))
+    if not any(lot.request_id == case.request.request_id and lot.spendable(case.now) for lot in lots):
         return
+    bound = bound_of(case)
+    changes = case.account.subscription(case.data("subscription_id")).changes
+    begun = [each for each in sorted(changes) if bound and bound <= each <= case.now]
+    for change in [*begun, None]:
+        started = [lot for lot in lots if lot.spendable(case.now) and (change is None or lot.granted_at < change)]
+        newest = max(started, key=lambda lot: (lot.granted_at, lot.lot), default=None)
+        if newest and newest.balance_cap is not None:
+            cut_to_cap(case, newest, case.now, change)
+        if change and change == bound:
+            forfeit_late(case, change)
+
+
+def forfeit_late(case: Case, change: datetime) -> None:
+    """Rule 12: what is read after a plan change closes as the change would have, had it been read as it began."""
     for lot in case.account.lots_of(case.data("subscription_id")):
         assert lot.period_start
         is_ours = lot.request_id == case.request.request_id and lot.period_start < change
@@ -83,16 +112,15 @@ def forfeit_late(case: Case) -> None:
 
 
 def open_allotments(case: Case, openings: list[Opening], *, answered: bool = False) -> None:
-    """Open lots in date order, the first as the answer if there is none yet, and apply the cap."""
-    lots = []
+    """Open lots in date order, the first as the answer if there is none yet. The cap of one that waits is to come."""
     for index, opening in enumerate(openings):
-        lots.append(allotment(case, opening))
+        lot = allotment(case, opening)
+        lot.cap_pending = lot.balance_cap is not None and not lot.started(case.now)
         details = told_of(case) | {"origin": "subscription"}
-        details |= {"period_start": lots[-1].period_start, "granted_at": lots[-1].granted_at}
+        details |= {"period_start": lot.period_start, "granted_at": lot.granted_at}
         if opening.tops_up:
             details["tops_up"] = opening.tops_up.lot
-        open_lot(case, lots[-1], details, is_answer=not answered and index == 0)
-    apply_cap(case, lots)
+        open_lot(case, lot, details, is_answer=not answered and index == 0)
 
 
 def allotment(case: Case, opening: Opening) -> Lot:
@@ -146,7 +174,7 @@ def note_subscription(case: Case, *, even_earlier: bool = False) -> None:
     start = case.data("period_start")
     if subscription.period_start and start < subscription.period_start and not even_earlier:
         return
-    if subscription.period_start == start and is_outdated(case):
+    if is_outdated(case):
         return
     subscription.plan = case.data("plan")
     subscription.credits = case.terms.plans[case.data("plan")].credits
@@ -174,20 +202,15 @@ def open_lot(case: Case, lot: Lot, details: dict[str, Any], *, is_answer: bool) 
 # -- rule 5: the cap --------------------------------------------------------------------------------------------------
 
 
-def apply_cap(case: Case, lots: list[Lot]) -> None:
-    """Rule 5: the cap counts at the grant; for a lot that starts later, at its date."""
-    for lot in lots:
-        lot.cap_pending = lot.balance_cap is not None and not lot.started(case.now)
-    spendable = [lot for lot in lots if lot.spendable(case.now) and lot.balance_cap is not None]
-    if spendable:
-        cut_to_cap(case, spendable[0], case.now)
+def cut_to_cap(case: Case, allotment: Lot, instant: datetime, before: datetime | None = None) -> None:
+    """Rule 5: what a subscription's spendable lots hold above the cap is taken, soonest to expire first.
 
-
-def cut_to_cap(case: Case, allotment: Lot, instant: datetime) -> None:
-    """Rule 5: what a subscription's spendable lots hold above the cap is taken, soonest to expire first."""
+    `before`: only what has started before that counts.
+    """
     assert allotment.subscription_id
     assert allotment.balance_cap is not None
     lots = [lot for lot in case.account.lots_of(allotment.subscription_id) if lot.spendable(instant)]
+    lots = [lot for lot in lots if before is None or lot.granted_at < before]
     excess = sum(lot.remaining for lot in lots) - allotment.balance_cap
     for lot in sorted(lots, key=lambda lot: (lot.expires_at, lot.lot)):
         share = min(lot.remaining, max(excess, 0))

@@ -1,16 +1,23 @@
 """The oracle's rules of which periods an event is about, which lots tell of them, and which plan a subscription has."""
 
-from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import NamedTuple
 
-from tests.ledger.oracle_calendar import Period, anchor_of, months_of_term
+from tests.ledger.oracle_calendar import Period, anchor_of, anchored, months_of_term
 from tests.ledger.oracle_case import Case
 from tests.ledger.oracle_state import Account, Lot
 
 __all__ = [
+    "PLAN_CHANGED",
+    "Change",
     "anchor_told_by",
+    "bound_of",
+    "change_at",
+    "credits_lacking",
+    "is_change_told",
     "is_outdated",
-    "lots_of_same_change",
+    "lots_of_change",
+    "lots_of_told_change",
     "lots_that_tell_of",
     "next_change_of",
     "period_of",
@@ -20,6 +27,14 @@ __all__ = [
 ]
 
 PLAN_CHANGED = "inmail.subscription.plan-changed.v1"
+DAY = timedelta(days=1)
+
+
+class Change(NamedTuple):
+    """A plan change that a subscription knows: where it begins, and to which plan it is."""
+
+    start: datetime
+    plan: str
 
 
 def periods_of(case: Case) -> list[Period]:
@@ -27,28 +42,57 @@ def periods_of(case: Case) -> list[Period]:
 
     What begins when the next plan change has begun is that change's affair.
     """
-    start, end = case.data("period_start"), case.data("period_end")
-    annual = case.data("term") == "annual"
-    first, *others = months_of_term(start, end, anchor_told_by(case)) if annual else [Period(start, end)]
-    first = Period(first.start, first.end, begins_change=case.request.type == PLAN_CHANGED)
+    first, *others = months_told(case)
     if is_outdated(case):
         return [first]
-    if next_change := next_change_of(case):
-        others = [period for period in others if period.start < next_change]
+    if bound := bound_of(case):
+        others = [period for period in others if period.start < bound]
     return [first, *others]
 
 
+def months_told(case: Case) -> list[Period]:
+    """Return the months of an event, whatever else is known."""
+    start, end = case.data("period_start"), case.data("period_end")
+    annual = case.data("term") == "annual"
+    first, *others = months_of_term(start, end, anchor_told_by(case)) if annual else [Period(start, end)]
+    return [Period(first.start, first.end, begins_change=case.request.type == PLAN_CHANGED), *others]
+
+
 def is_outdated(case: Case) -> bool:
-    """Whether an allotment starts where a known change to another plan does: it was sent without knowing of that."""
+    """Whether an allotment was sent by who did not know of the plan change before it, whose plan is the one that holds.
+
+    It starts as the change does, or within a day of that, or tells of a month that has its lot from then on.
+    """
+    start, subscription_id = case.data("period_start"), case.data("subscription_id")
+    change = change_at(case.account, subscription_id, start)
+    if case.request.type == PLAN_CHANGED or not change or lots_of_told_change(case):
+        return False
+    if case.data("plan") == change.plan or plan_at(case, subscription_id, start) != change.plan:
+        return False
+    known = lots_that_tell_of(case, months_told(case)[0])
+    return start < change.start + DAY or any(lot.period_start and lot.period_start >= change.start for lot in known)
+
+
+def bound_of(case: Case) -> datetime | None:
+    """Return where the next plan change begins that an event does not tell of itself, with another start."""
+    next_change = next_change_of(case)
+    if case.request.type == PLAN_CHANGED or not lots_of_told_change(case):
+        return next_change
+    assert next_change
     changes = case.account.subscription(case.data("subscription_id")).changes
-    plan = changes.get(case.data("period_start"))
-    return case.request.type != PLAN_CHANGED and plan is not None and plan != case.data("plan")
+    return min((each for each in changes if each > next_change), default=None)
 
 
 def next_change_of(case: Case) -> datetime | None:
     """Return where the first known plan change begins that is later than the event's own period."""
     changes = case.account.subscription(case.data("subscription_id")).changes
     return min((each for each in changes if each > case.data("period_start")), default=None)
+
+
+def change_at(account: Account, subscription_id: str, instant: datetime) -> Change | None:
+    """Return the latest known plan change that begins by an instant."""
+    changes = account.subscription(subscription_id).changes
+    return max((Change(start, plan) for start, plan in changes.items() if start <= instant), default=None)
 
 
 def anchor_told_by(case: Case) -> int:
@@ -80,31 +124,96 @@ def lots_that_tell_of(case: Case, period: Period) -> list[Lot]:
     return tell_of(case.account, case.data("subscription_id"), period)
 
 
-def lots_of_same_change(case: Case, end: datetime) -> list[Lot]:
-    """Return the lots by which the event's change is known already, told by another system with a later start.
+def is_change_told(case: Case, end: datetime) -> bool:
+    """Whether an event tells of the next plan change with an earlier start: two systems tell of one a moment apart.
 
-    They are at the start of the next change, if that is to the same plan and shares more than half of the shorter
-    period; those of the plan come first, then what stays there of another.
+    That change is to the same plan, and shares more than half of the shorter period. Where it left no lot of its own
+    start, a month is taken for its period.
     """
-    subscription_id, plan = case.data("subscription_id"), case.data("plan")
+    subscription_id = case.data("subscription_id")
     next_change = next_change_of(case)
-    if not next_change or case.account.subscription(subscription_id).changes[next_change] != plan:
-        return []
-    event = Period(case.data("period_start"), end)
-    lots = [lot for lot in case.account.lots_of(subscription_id) if not lot.freed and lot.period_start == next_change]
-    same = [lot for lot in lots if event.tells_of(replace(period_of(case.account, lot), begins_change=False))]
-    return sorted(same, key=lambda lot: (lot.plan != plan, lot.lot))
+    if not next_change or case.account.subscription(subscription_id).changes[next_change] != case.data("plan"):
+        return False
+    lots = lots_of_change(case, next_change)
+    has_own = lots and lots[0].period_start == next_change
+    period = plain_period_of(lots[0]) if has_own else month_of(next_change)
+    return Period(case.data("period_start"), end).tells_of(period)
+
+
+def lots_of_told_change(case: Case) -> list[Lot]:
+    """Return the lots of the change that an allotment tells of with an earlier start, where it does."""
+    next_change = next_change_of(case)
+    is_told = is_change_told(case, months_told(case)[0].end)
+    return lots_of_change(case, next_change) if next_change and is_told else []
+
+
+def lots_of_change(case: Case, start: datetime) -> list[Lot]:
+    """Return the lots of a change's own period: its own, or those that stay; the event's plan's come first."""
+    subscription_id = case.data("subscription_id")
+    known = [lot for lot in case.account.lots_of(subscription_id) if not lot.freed and lot.period_start]
+    since = {lot.lot: change_at(case.account, subscription_id, lot.period_start) for lot in known if lot.period_start}
+    own = [
+        lot
+        for lot in known
+        if (change := since[lot.lot]) and change.start == start
+        if lot.period_start == start or month_of(start).tells_of(plain_period_of(lot))
+    ]
+    return sorted(own, key=lambda lot: (lot.plan != case.data("plan"), lot.lot))
+
+
+def plain_period_of(lot: Lot) -> Period:
+    """Return the period that a lot is for, whether or not a plan change begins with it."""
+    assert lot.period_start
+    assert lot.period_end
+    return Period(lot.period_start, lot.period_end)
+
+
+def month_of(change: datetime) -> Period:
+    """Return what is taken for the own period of a plan change."""
+    return Period(change, anchored(change, change.day, 1))
+
+
+def stays_for_change(case: Case, lot: Lot) -> bool:
+    """Whether a lot of an old plan has stayed for a change's own period, and begins later: it tells of no plan."""
+    assert lot.subscription_id
+    assert lot.period_start
+    change = change_at(case.account, lot.subscription_id, lot.period_start)
+    if not change or change.start == lot.period_start or change.plan == lot.plan:
+        return False
+    return month_of(change.start).tells_of(plain_period_of(lot))
 
 
 def plan_at(case: Case, subscription_id: str, instant: datetime) -> str | None:
-    """Return the plan of the latest period that began by an instant, as the latest event, plan changes and lots tell.
+    """Return the plan at an instant: the latest event tells it from its period on, before that what began by then.
 
     A change may leave no lot of its own.
     """
     subscription = case.account.subscription(subscription_id)
-    lots = [lot for lot in case.account.lots_of(subscription_id) if not lot.freed and lot.period_start]
+    if subscription.period_start and subscription.period_start <= instant:
+        return subscription.plan
+    lots = [lot for lot in case.account.lots_of(subscription_id) if not lot.freed and not stays_for_change(case, lot)]
     told = [(lot.period_start, 0, lot.lot, lot.plan) for lot in lots if lot.period_start]
     told += [(start, 1, 0, plan) for start, plan in subscription.changes.items()]
-    if subscription.period_start:
-        told.append((subscription.period_start, 2, 0, subscription.plan))
     return max((known for known in told if known[0] <= instant), default=(None, 0, 0, None))[3]
+
+
+def credits_lacking(case: Case, subscription_id: str, plan: str, credits_: int, period: Period) -> int | None:
+    """Rules 11, 12: what of a plan's credits an allotment gives for a month: all where none has its lot, or nothing.
+
+    A lot of another plan that began after the change to this one does not have the month: that change, or the lot, was
+    read late. It counts for what it gave and was not withdrawn, unless it has stayed for the change's own period.
+    """
+    known = tell_of(case.account, subscription_id, period)
+    if not known:
+        return credits_
+    change = change_at(case.account, subscription_id, period.start)
+    if not change or change.plan != plan or month_of(change.start).tells_of(Period(period.start, period.end)):
+        return None
+    if any(lot.plan == plan or not lot.period_start or lot.period_start <= change.start for lot in known):
+        return None
+    counted = [lot.lot for lot in known if not month_of(change.start).tells_of(plain_period_of(lot))]
+    gave = [lot for lot in case.account.lots if lot.lot in counted or lot.tops_up in counted]
+    if any(lot.tops_up and lot.plan == plan for lot in gave):  # this month's own already
+        return None
+    left = credits_ - sum(lot.granted for lot in gave if lot.open or lot.expires_at <= case.now)
+    return left if left > 0 else None

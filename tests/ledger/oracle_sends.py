@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.ledger.oracle_calendar import Period, anchored
 from tests.ledger.oracle_case import Case
-from tests.ledger.oracle_periods import tell_of
+from tests.ledger.oracle_periods import credits_lacking, tell_of
 from tests.ledger.oracle_state import Lot, Row, Subscription
 
 __all__ = ["RULES", "burn_down", "report_details"]
@@ -105,9 +105,14 @@ def waiting(case: Case, subscription_id: str) -> list[datetime]:
 
 
 def unread(case: Case, subscription_id: str, subscription: Subscription) -> list[datetime]:
-    """Return when periods to come start that no allotment is for. One that was withdrawn stays used."""
-    periods = [*renewals_due(case, subscription_id, subscription), *periods_ahead(case, subscription)]
-    return [period.start for period in periods if not tell_of(case.account, subscription_id, period)]
+    """Return when periods to come start for which something will be given. One that was withdrawn stays used."""
+    due = renewals_due(case, subscription_id, subscription)
+    dates = [period.start for period in due if not tell_of(case.account, subscription_id, period)]
+    return dates + [
+        period.start
+        for period in periods_ahead(case, subscription)
+        if credits_lacking(case, subscription_id, subscription.plan or "", subscription.credits, period)
+    ]
 
 
 def renewals_due(case: Case, subscription_id: str, subscription: Subscription) -> Iterator[Period]:

@@ -64,7 +64,9 @@ BROKEN: dict[str, Form] = {
         Edit(
             "grant_period.sql",
             "perform note_period(",
-            """return query select * from cut_to_cap(r, p.subscription_id, p.balance_cap - p.credits, r.as_of);
+            """return query select * from cut_to_cap(
+                r, p.subscription_id, p.balance_cap - p.credits, r.as_of, r.as_of
+            );
             perform note_period(""",
         ),
     ),

@@ -29,6 +29,7 @@ for _setting in (
     "notices.low_balance = 2",
     "notices.expiring_days = 1",
     "plans.premium_career.balance_cap = 7",
+    "plans.premium_business.balance_cap = 12",  # less than it gives: what two of its plans hold together is rare
     "plans.premium_career.credit_back_on_response = true",
     'plans.premium_business.on_change = "forfeit"',
     "plans.premium_business.separate_purchase = true",

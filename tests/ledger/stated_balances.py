@@ -55,7 +55,8 @@ def _apply(row: dict[str, Any], held: dict[int, Held], full: dict[int, datetime]
             held[lot] = Held(details.get("subscription_id"), details["granted_at"], row["lot_expires_at"], full[lot])
         case "cancelled":
             for lot in _of(held, details):
-                lot.expires_at = max(lot.granted_at, min(lot.expires_at, details["effective_at"]))
+                if row["as_of"] < lot.expires_at:
+                    lot.expires_at = max(lot.granted_at, min(lot.expires_at, details["effective_at"]))
         case "cancellation_taken_back":
             for lot in _of(held, details):
                 lot.expires_at = lot.full_expires_at

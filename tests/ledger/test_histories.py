@@ -244,6 +244,17 @@ def all_or_nothing(_: Case, period: Period, kept: list[Lot], credits_: int) -> O
     return Opening(period, credits_) if credits_ and not kept else None
 
 
+def own_cap_alone(case: Case) -> None:
+    """Hold all that a subscription has to the cap of what is granted, late or not."""
+    lots = case.account.lots_of(case.data("subscription_id"))
+    ours = [lot for lot in lots if lot.request_id == case.request.request_id and lot.spendable(case.now)]
+    if ours and ours[0].balance_cap is not None:
+        oracle_grants.cut_to_cap(case, ours[0], case.now)
+    bound = oracle_periods.bound_of(case)
+    if ours and bound and bound <= case.now:
+        oracle_grants.forfeit_late(case, bound)
+
+
 def whatever_waits(case: Case) -> None:
     """Make room of later lots, also where a later change begins."""
     subscription = case.account.subscription(case.data("subscription_id"))
@@ -305,6 +316,7 @@ MISTAKES = {
     "a renewal told an hour later is another": planted(Period, "tells_of", lambda one, other: one.start == other.start),
     "a change is a twin of what began before it": planted(Period, "tells_of", shares_more_than_half),
     "a late change tops nothing up": planted(oracle_changes, "opening_for", all_or_nothing),
+    "a late allotment is held to its own cap": planted(oracle_grants, "cut_after_grant", own_cap_alone),
     "an earlier change closes a later one's lots": planted(oracle_changes, "close_old_lots", whatever_waits),
     "a lot that waits is not named": planted(oracle_sends, "waiting", lambda *_: []),
     "a cap is not applied": planted(oracle_grants, "cut_to_cap", nothing),

@@ -10,7 +10,10 @@ from tests.ledger.races_contests import CATALOGUE, CONTESTS, CROWDS, Contest, Cr
 from tests.ledger.races_forms import BROKEN, sql_of
 from tests.whole import ALL, whole_but
 
-ROUNDS = 5
+# Of 15 trials of each broken form, each contest was lost in its first round, since its overlap is waited for; a crowd,
+# which only chance lets overlap, in its third at the latest. So a crowd has more rounds than the worst that was seen.
+ROUNDS = 1
+CROWD_ROUNDS = 5
 ROUNDS_TO_LOSE = 100
 _BOOKED = "select code, coalesce(nullif(sum(amount), 0), count(*)) from journal where sequence > $1 group by code"
 
@@ -109,7 +112,7 @@ async def test_every_kind_of_batch_excludes_every_other_one(settings: Settings) 
 async def test_a_crowd_gets_what_is_there_and_no_more(settings: Settings) -> None:
     """Six lanes at once: the last credits are spent once, a request has one outcome, a period one lot, a cap holds."""
     async with open_race(settings, CATALOGUE) as race:
-        lost = {crowd.name: problems for crowd in CROWDS if (problems := await _crowd_lost(race, crowd, ROUNDS))}
+        lost = {crowd.name: problems for crowd in CROWDS if (problems := await _crowd_lost(race, crowd, CROWD_ROUNDS))}
 
     assert {} == lost
 

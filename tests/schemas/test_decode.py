@@ -104,6 +104,7 @@ A_REASON = "expected 1 to 200 characters without control characters, got"
         (SEND, "datacontenttype", "application/json5", f'datacontenttype: {A_MEDIA_TYPE} "application/json5"'),
         (SEND, "datacontenttype", 7, f"datacontenttype: {A_MEDIA_TYPE} 7"),
         (SEND, "time", "2026-03-01T09:30:00", f'time: {A_TIME} "2026-03-01T09:30:00"'),
+        (SEND, "time", "2026-06-30T23:59:60Z", f'time: {A_TIME} "2026-06-30T23:59:60Z"'),  # no leap second
         (SEND, "time", "2026-03-01", f'time: {A_TIME} "2026-03-01"'),
         (SEND, "time", "1772357400", f'time: {A_TIME} "1772357400"'),
         (SEND, "time", 1772357400, "time: expected a string, got 1772357400"),

@@ -15,6 +15,7 @@ PINNED = [
     "45e30115-f770-5aa8-b729-ae0f6e666e1e",
     "c8749c3f-b85a-531a-843d-a154830d7fc5",
     "80a90c73-c9df-52e7-8d1c-bd87cc8d4044",
+    "5849c951-e363-55db-99ab-1d4dbe76d3e2",
 ]
 
 
@@ -27,6 +28,7 @@ def test_ids_never_change() -> None:
         ids.tick_answer_id(3, REQUEST),
         ids.tick_conflict_id(3, REQUEST, -7),
         ids.dead_letter_id("inmail.send-requests", 3, 1042),
+        ids.balance_id("acct-42", 3),
     ]
 
     assert found == PINNED
@@ -66,6 +68,8 @@ def test_ids_of_different_kinds_do_not_meet() -> None:
         ids.movement_id("dead-letter", 1),
         ids.movement_id(account, 1),
         ids.dead_letter_id("inmail.send-requests", 1, 1),
+        ids.balance_id("acct", 1),
+        ids.balance_id("tick", 1),
     ]
 
     assert len(set(found)) == len(found)

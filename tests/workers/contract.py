@@ -130,7 +130,8 @@ def _moved_ends(value: list[dict[str, Any]] | None, m: Moment) -> bool:
         return all(lots[each["lot"]].longest == instant(each["expires_at"]) for each in value)
     end = instant(m.data["effective_at"])
     told = all(instant(each["expires_at"]) == max(lots[each["lot"]].granted_at, end) for each in value)
-    return told and all(lot.ends <= max(lot.granted_at, end) for lot in lots.values() if lot.remaining)
+    over = max(end, instant(m.data["as_of"]))  # what had ended by itself keeps its end
+    return told and all(lot.ends <= max(lot.granted_at, over) for lot in lots.values() if lot.remaining)
 
 
 _COMMON: Final[dict[str, Check]] = {
@@ -205,7 +206,7 @@ MEANINGS: Final[dict[str, dict[str, Check]]] = {
         ),
         "tops_up": lambda value, m: (
             value is None
-            or (m.asked.event["type"] == _CHANGE and value != m.data["lot"] and m.reader.lots[value].ends == m.lot.ends)
+            or ("period_start" in m.asks and value != m.data["lot"] and m.reader.lots[value].ends == m.lot.ends)
         ),
         "source_id": lambda value, m: value == m.asks.get(_ORIGINS.get(m.asked.event["type"], ("", None))[1] or ""),
         "actor": _asked("actor"),

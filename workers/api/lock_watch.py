@@ -21,7 +21,8 @@ __all__ = ["ReadLockWatch"]
 
 _ASK_AFTER_SECONDS: Final = 1.0  # of a read: it needs no row lock, so that no other read or worker keeps it for long
 _LOOK_SECONDS: Final = 0.25
-_KNOWN_SECONDS: Final = 5.0  # after somebody was seen
+_PAUSES_AT_MOST: Final = 5  # times the first pause: 5 s
+_KNOWN_SECONDS: Final = 8.0  # after somebody was seen: for longer than until the next answer
 _OURS: Final = "inmail api"  # application_name of the API's sessions (infra/postgres.py)
 
 
@@ -37,6 +38,7 @@ class ReadLockWatch:
     _began: dict[object, float] = field(default_factory=dict, init=False)  # of the reads under way, the oldest first
     _seen: tuple[float, LockHolder] | None = field(default=None, init=False)
     _told: int | None = field(default=None, init=False)  # pid of the holder that the log has
+    _answer: int | None = field(default=None, init=False)  # the last one: a holder's pid, None: nobody
 
     def begin(self) -> object:
         """Note that a read begins; `end` takes what this returns."""
@@ -56,17 +58,32 @@ class ReadLockWatch:
         return self._seen[1]
 
     async def watch(self) -> NoReturn:
-        """Look for reads that wait, and ask who keeps them."""
+        """Look for reads that wait, and ask who keeps them.
+
+        Each question is a connection, to a server that may be slow for want of them: while the answer stays the same,
+        the pause before the next one doubles, from one second to five.
+        """
         ask_after = min(_ASK_AFTER_SECONDS, self.settings.api_timeout_seconds / 2)
+        pause, next_at = ask_after, 0.0
         while True:
             await asyncio.sleep(min(_LOOK_SECONDS, ask_after / 4))
             oldest = next(iter(self._began.values()), None)
-            if oldest is not None and monotonic() - oldest > ask_after:
-                holders = await ask_lock_holders(self.settings, _OURS, ask_after / 2)
-                # The first is the one that most wait for; one that nobody waits for is no cause.
-                if holders and holders[0].waiting:
-                    self._seen = monotonic(), holders[0]
+            if oldest is not None and monotonic() - oldest > ask_after and monotonic() >= next_at:
+                if not await self._has_same_answer(ask_after / 2):
+                    pause = ask_after
+                next_at = monotonic() + pause
+                pause = min(2 * pause, _PAUSES_AT_MOST * ask_after)
             self._tell(self.holder)
+
+    async def _has_same_answer(self, wait_seconds: float) -> bool:
+        """Ask who keeps sessions waiting for so long; tell whether it is the same as at the last time."""
+        holders = await ask_lock_holders(self.settings, _OURS, wait_seconds)
+        # The first is the one that most wait for; one that nobody waits for is no cause.
+        holder = holders[0] if holders and holders[0].waiting else None
+        if holder is not None:
+            self._seen = monotonic(), holder
+        before, self._answer = self._answer, None if holder is None else holder.pid
+        return before == self._answer
 
     def _tell(self, holder: LockHolder | None) -> None:
         """Log a holder once, and once that it is gone."""

@@ -2,6 +2,8 @@
 
 python -m workers.api.openapi           write it
 python -m workers.api.openapi --check   fail if it is stale
+
+A change that would break a client of the committed document is refused either way.
 """
 
 import argparse
@@ -16,6 +18,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from workers.api.bodies import ProblemBody
+from workers.api.compatibility import broken_promises
 from workers.api.operations import HEALTH_PATH, OPERATIONS, ApiOperation
 from workers.api.parameters import Parameter
 from workers.api.problems import MEDIA_TYPE, ProblemKind
@@ -141,8 +144,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m workers.api.openapi", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; fail if the document is stale")
-    stale = not FILE.exists() or FILE.read_text(encoding="utf-8") != rendered()
-    if parser.parse_args(arguments).check and stale:
+    is_check = parser.parse_args(arguments).check
+    published = FILE.read_text(encoding="utf-8") if FILE.exists() else None
+    if published is not None and (broken := broken_promises(json.loads(published), openapi())):
+        sys.stderr.write(
+            "\n".join(["these break clients of the read API; make a path of /v2 beside the old:", *broken, ""])
+        )
+        return 1
+    stale = published != rendered()
+    if is_check and stale:
         sys.stderr.write(f"stale; run python -m workers.api.openapi: {FILE.name}\n")
         return 1
     if stale:

@@ -1,8 +1,10 @@
 """What the read API answers: a table of operations, from which its routes and its OpenAPI document are made."""
 
+import json
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final
 from urllib.parse import quote, urlencode
 
@@ -29,14 +31,25 @@ from workers.api.problems import ApiError, ProblemKind
 from workers.api.reader import LedgerReader
 from workers.ops.books.current_balance import BalanceQuestion, BalanceVersion, CurrentBalance
 
-__all__ = ["HEALTH_PATH", "OPERATIONS", "ApiOperation"]
+__all__ = ["HEALTH_PATH", "OPERATIONS", "ApiOperation", "body_version"]
 
 HEALTH_PATH: Final = "/v1/health"
 
 _PRIVATE: Final = {"Cache-Control": "private, no-cache"}
 _JSON: Final = {**_PRIVATE, "Content-Type": "application/json; charset=utf-8"}
-_VERSION: Final = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")  # of a balance, in its tag
 _AS_PYDANTIC: Final = orjson.OPT_UTC_Z
+
+
+def body_version(body: type[BaseModel]) -> str:
+    """Return what tells the forms of a body apart: it is another where a version adds a member, and part of each tag.
+
+    Otherwise the new member would be hidden from whoever has the answer of the version before, until a row comes.
+    """
+    return sha256(json.dumps(body.model_json_schema(mode="serialization")).encode()).hexdigest()[:8]
+
+
+_BALANCE, _STATEMENT, _OUTCOME = (body_version(body) for body in (BalanceBody, StatementBody, OutcomeBody))
+_VERSION: Final = re.compile(rf"{_BALANCE}\.([0-9]{{1,18}})\.([0-9]{{1,18}})")  # of a balance, in its tag
 
 _ApiHandler = Callable[[LedgerReader, web.Request], Awaitable[web.Response]]
 _READ: Final = (ProblemKind.BAD_PARAMETER, ProblemKind.UNAUTHORIZED, ProblemKind.UNKNOWN_ACCOUNT, ProblemKind.NOT_YET)
@@ -61,9 +74,9 @@ async def _balance(reader: LedgerReader, request: web.Request) -> web.Response:
     found = await reader.balance(question, whole_number(request, WAIT_FOR) or 0)
     # Time alone changes a balance too: of one sequence, the next instant at which it does tells the states apart.
     if isinstance(found, BalanceVersion):
-        return _unchanged(f"{found.sequence}.{found.until}")
+        return _unchanged(f"{_BALANCE}.{found.sequence}.{found.until}")
     version = found.version
-    return _answer(request, found, f"{version.sequence}.{version.until}")
+    return _answer(request, found, f"{_BALANCE}.{version.sequence}.{version.until}")
 
 
 def _known_version(request: web.Request) -> BalanceVersion | None:
@@ -81,10 +94,12 @@ async def _statement(reader: LedgerReader, request: web.Request) -> web.Response
     page = await reader.statement(account, limit, after, before, whole_number(request, WAIT_FOR) or 0)
     lines = [LineBody.model_validate(line) for line in page.lines]
     more = len(lines) == limit and (lines[-1].sequence > 1 if after is None else lines[-1].sequence < page.sequence)
-    query = {"before" if after is None else "after": lines[-1].sequence if lines else 0, "limit": limit}
+    place = {"before" if after is None else "after": lines[-1].sequence if lines else 0}
+    # Another replica may be further behind: its newest line would look like the one that follows.
+    query = {**place, "limit": limit, "wait_for": page.sequence}
     path = f"/v1/accounts/{quote(account, safe='')}/statement?{urlencode(query)}"
     body = StatementBody(account_id=account, sequence=page.sequence, lines=lines, next=path if more else None)
-    return _answer(request, body, str(max(page.sequence, *(line.sequence for line in lines), 0)))
+    return _answer(request, body, f"{_STATEMENT}.{max(page.sequence, *(line.sequence for line in lines), 0)}")
 
 
 async def _outcome(reader: LedgerReader, request: web.Request) -> web.Response:
@@ -100,10 +115,12 @@ async def _outcome(reader: LedgerReader, request: web.Request) -> web.Response:
     )
     # Not how many conflicts: of many, only the newest are told.
     newest = found.conflicts[-1].sequence if found.conflicts else 0
-    return _answer(request, body, f"{found.answer.sequence}.{newest}")
+    return _answer(request, body, f"{_OUTCOME}.{found.answer.sequence}.{newest}")
 
 
 async def _health(reader: LedgerReader, request: web.Request) -> web.Response:
+    if reader.stopping:
+        raise ApiError(ProblemKind.STOPPING, "this process is being stopped: ask another one")
     if not reader.ready and reader.holder is not None:  # anybody may ask: not even which session it is
         raise ApiError(
             ProblemKind.DATABASE_LOCKED,
@@ -168,6 +185,12 @@ OPERATIONS: Final = (
         ),
     ),
     ApiOperation(
-        "health", HEALTH_PATH, "Whether the API can answer. Needs no token.", _health, HealthBody, has_etag=False
+        "health",
+        HEALTH_PATH,
+        "Whether the API can answer. Needs no token.",
+        _health,
+        HealthBody,
+        problems=(ProblemKind.STOPPING,),
+        has_etag=False,
     ),
 )

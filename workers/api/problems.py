@@ -47,6 +47,7 @@ class ProblemKind(Enum):
     AMBIGUOUS_REQUEST = _Kind(409, "Several requests have this id")
     NOT_YET = _Kind(503, "The sequence asked for has not come", retry_after=1)
     BUSY = _Kind(503, "Too many requests at once", retry_after=1)
+    STOPPING = _Kind(503, "This process is being stopped", retry_after=1)
     DATABASE_AWAY = _Kind(503, "Postgres does not answer", retry_after=2)
     DATABASE_LOCKED = _Kind(503, "A lock in Postgres keeps reads waiting", retry_after=2)
     DATABASE_REFUSED = _Kind(503, "Postgres refused", retry_after=30)
@@ -71,7 +72,7 @@ class ApiError(Exception):
 DATABASE_ERRORS: Final = (*POSTGRES_ERRORS, SettingsError)
 
 
-def database_problem(error: BaseException, holder: LockHolder | None = None) -> ApiError:
+def database_problem(error: BaseException, holder: LockHolder | None) -> ApiError:
     """Return what to tell a client of one of `DATABASE_ERRORS`. The error itself is for the log: it names hosts.
 
     Args:
@@ -117,6 +118,8 @@ def problem_response(error: ApiError) -> web.Response:
     headers = {} if kind.retry_after is None else {"Retry-After": str(kind.retry_after)}
     if error.kind is ProblemKind.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="inmail"'
+    if error.kind is ProblemKind.METHOD_NOT_ALLOWED:
+        headers["Allow"] = "GET, HEAD"
     return web.Response(
         body=body.model_dump_json().encode(), status=kind.status, content_type=MEDIA_TYPE, headers=headers
     )

@@ -7,6 +7,8 @@ from time import monotonic
 from typing import Final, NoReturn, TypeVar
 from uuid import UUID
 
+import asyncpg
+
 from infra.lock_holder import LockHolder
 from infra.settings import Settings
 from infra.shards import RepeatedServerError, find_repeated
@@ -23,7 +25,9 @@ Answer = TypeVar("Answer")
 
 CHECK_SECONDS: Final = 2.0
 _NAMED: Final = 5
-_POLL_SECONDS: Final = (0.01, 0.02, 0.05)  # between two looks for a sequence; the last one goes on
+# Between two looks for a sequence: twice as long each time, so that many who wait for a replica do not keep it busy.
+_FIRST_PAUSE_SECONDS: Final = 0.01
+_LONGEST_PAUSE_SECONDS: Final = 0.5
 _ATTEMPTS: Final = 3  # to find an account whose number moves
 _ASK_AGAIN_SECONDS: Final = 0.1  # what servers hold is asked at most so often
 
@@ -34,6 +38,7 @@ class LedgerReader:
 
     settings: Settings
     servers: Sequence[ServerReads]
+    stopping: bool = False  # whether the process is to end soon, and new requests are for others
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _asked_at: float = field(default=0.0, init=False)
 
@@ -41,9 +46,10 @@ class LedgerReader:
     def ready(self) -> bool:
         """Whether the last check of a server, or a read since, went well: one that is away keeps no other's reads.
 
-        A list of servers that is wrong does: whoever replaces this process by one with such a list is stopped.
+        A list of servers that is wrong does: whoever replaces this process by one with such a list is stopped. So does
+        the end of this process.
         """
-        return any(each.ready for each in self.servers) and self.repeated is None
+        return any(each.ready for each in self.servers) and self.repeated is None and not self.stopping
 
     @property
     def repeated(self) -> RepeatedServerError | None:
@@ -71,7 +77,7 @@ class LedgerReader:
             found = await server.batches.balance(question)
             return None if found is None else found.sequence, found
 
-        found = await self._read_from(question.account_id, wait_for, read)
+        found = await self._read_from(question.account_id, wait_for, read, None)
         if found is None:
             raise _unknown_account()
         return found
@@ -91,7 +97,7 @@ class LedgerReader:
                 page = await read_statement_page(connection, account_id, limit, after=after, before=before)
             return None if page is None else page.sequence, page
 
-        page = await self._read_from(account_id, wait_for, read)
+        page = await self._read_from(account_id, wait_for, read, None)
         if page is None:
             raise _unknown_account()
         return page
@@ -115,7 +121,8 @@ class LedgerReader:
                 found = await read_answers(connection, account_id, ids[0]) if len(ids) == 1 else None
             return sequence, (ids, found)
 
-        ids, answers = await self._read_from(account_id, wait_for, read)
+        nothing: tuple[list[UUID], RequestAnswers | None] = [], None
+        ids, answers = await self._read_from(account_id, wait_for, read, nothing)
         if len(ids) > 1:
             raise ApiError(
                 ProblemKind.AMBIGUOUS_REQUEST,
@@ -173,7 +180,11 @@ class LedgerReader:
                 self._asked_at = monotonic()
 
     async def _read_from(
-        self, account_id: str, wait_for: int, read: Callable[[ServerReads], Awaitable[tuple[int | None, Answer]]]
+        self,
+        account_id: str,
+        wait_for: int,
+        read: Callable[[ServerReads], Awaitable[tuple[int | None, Answer]]],
+        nothing: Answer,
     ) -> Answer:
         """Read an account once it has a sequence, looking again and again: between two looks no connection is held.
 
@@ -183,21 +194,29 @@ class LedgerReader:
             account_id: whose rows.
             wait_for: the sequence; 0: any, and of an account that is not there as well.
             read: returns the account's sequence, as of the read or of before, and what was read.
+            nothing: what to return where the database, which is not UTF-8, can have no such account or request.
 
         """
+        try:
+            return await self._read_once_there(account_id, wait_for, read)
+        except asyncpg.UntranslatableCharacterError:
+            return nothing
+
+    async def _read_once_there(
+        self, account_id: str, wait_for: int, read: Callable[[ServerReads], Awaitable[tuple[int | None, Answer]]]
+    ) -> Answer:
 
         async def look(server: ServerReads) -> int | None:
             async with server.connection() as connection:
                 return await read_sequence(connection, account_id)
 
-        pauses = iter(_POLL_SECONDS)
-        until, pause = monotonic() + self.settings.api_wait_seconds, 0.0
+        until, pause = monotonic() + self.settings.api_wait_seconds, _FIRST_PAUSE_SECONDS
         sequence, found = await self._read(account_id, read)
         while wait_for > (sequence or 0):
-            pause = next(pauses, pause)
-            if monotonic() + pause > until:
+            if (left := until - monotonic()) <= 0:
                 raise _not_yet(wait_for, sequence, self.settings.api_wait_seconds)
-            await asyncio.sleep(pause)
+            await asyncio.sleep(min(pause, left))
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             sequence = await self._read(account_id, look)
             if wait_for <= (sequence or 0):
                 sequence, found = await self._read(account_id, read)

@@ -34,8 +34,13 @@ _SHUTDOWN_SECONDS: Final = 5.0
 
 
 @asynccontextmanager
-async def serve_api(settings: Settings) -> AsyncIterator[str]:
+async def serve_api(settings: Settings, stop: asyncio.Event | None = None) -> AsyncIterator[str]:
     """Serve the read API until left, and its probes and metrics on INMAIL_HEALTH_PORT; yield its address.
+
+    Args:
+        settings: the API's and the servers'.
+        stop: once it is set, the API still answers, and says that it is not ready: whoever sends requests here has
+            time to send them to other processes.
 
     Raises:
         SettingsError: when a token is missing, or a port cannot be had.
@@ -46,6 +51,7 @@ async def serve_api(settings: Settings) -> AsyncIterator[str]:
     try:
         reader, metrics = LedgerReader(settings, servers), ApiMetrics([each.pool for each in servers])
         watching = [asyncio.create_task(each) for each in (reader.watch(), *(each.locks.watch() for each in servers))]
+        stopping = asyncio.create_task(_note_stop(reader, stop or asyncio.Event()))
         answers: dict[str, Answer] = {"/livez": _livez, "/readyz": partial(_readyz, reader)}
         runner = web.AppRunner(
             _application(tokens, reader, metrics), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS
@@ -55,6 +61,7 @@ async def serve_api(settings: Settings) -> AsyncIterator[str]:
             async with serve_probes(settings, answers, {"/metrics": metrics.page}):
                 yield await _listen(runner, settings)
         finally:
+            stopping.cancel()
             await runner.cleanup()
             for task in watching:
                 task.cancel()
@@ -66,6 +73,12 @@ async def serve_api(settings: Settings) -> AsyncIterator[str]:
         await asyncio.gather(*(close_in_time(each.pool, _SHUTDOWN_SECONDS) for each in servers))
 
 
+async def _note_stop(reader: LedgerReader, stop: asyncio.Event) -> None:
+    await stop.wait()
+    reader.stopping = True
+    structlog.get_logger("inmail.api").info("api_stopping")
+
+
 def _livez() -> tuple[bool, dict[str, Any]]:
     return True, {"alive": True}
 
@@ -73,6 +86,8 @@ def _livez() -> tuple[bool, dict[str, Any]]:
 def _readyz(reader: LedgerReader) -> tuple[bool, dict[str, Any]]:
     """Tell whether reads can begin; what keeps some of them only is told, and takes no process out of service."""
     reasons = [] if reader.repeated is None else [str(reader.repeated)]
+    if reader.stopping:
+        reasons.append("the process is being stopped")
     for server in reader.servers:
         name = f"{server_name(server.settings)}: " if len(reader.servers) > 1 else ""
         if not server.ready:
@@ -86,7 +101,7 @@ def _readyz(reader: LedgerReader) -> tuple[bool, dict[str, Any]]:
 
 def _application(tokens: ApiTokens, reader: LedgerReader, metrics: ApiMetrics) -> web.Application:
     application = web.Application(middlewares=[metrics.middleware(), _tell_problems, _check_client(tokens)])
-    application.on_response_prepare.append(_harden)
+    application.on_response_prepare.append(partial(_prepare, reader))
     document = rendered().encode()
 
     async def describe(_: web.Request) -> web.Response:
@@ -103,9 +118,12 @@ def _any_text(path: str) -> str:
     return re.sub(r"\{(\w+)\}", r"{\1:[^/]+}", path)
 
 
-async def _harden(_: web.Request, response: web.StreamResponse) -> None:
+async def _prepare(reader: LedgerReader, _: web.Request, response: web.StreamResponse) -> None:
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers.pop("Server", None)
+    if reader.stopping:  # the client's next request goes over another connection, to another process
+        response.force_close()
+        response.headers["Connection"] = "close"
 
 
 @web.middleware

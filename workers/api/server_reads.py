@@ -16,7 +16,7 @@ from infra.settings import Settings
 from infra.shards import read_shard
 from workers.api.balance_batches import BalanceBatches
 from workers.api.lock_watch import ReadLockWatch
-from workers.api.problems import DATABASE_ERRORS, ApiError, ProblemKind, database_problem, too_busy
+from workers.api.problems import DATABASE_ERRORS, ApiError, database_problem, too_busy
 from workers.ops.books.current_balance import BalanceQuestion, BalanceVersion, CurrentBalance, read_current_balances
 from workers.ops.books.shards import ONE_SERVER, Holdings, has_one_server, server_name
 
@@ -89,6 +89,7 @@ class ServerReads:
 
         Raises:
             ApiError: for what the database cannot answer, and when too many wait.
+            UntranslatableCharacterError: when the database, which is not UTF-8, cannot have an id that was asked for.
 
         """
         if self._reading >= _WAITING_AT_MOST:
@@ -100,8 +101,8 @@ class ServerReads:
                 yield connection
                 if self.holdings is not ONE_SERVER:
                     await self._read_holdings(connection)
-        except asyncpg.UntranslatableCharacterError as error:  # the database, which is not UTF-8, can have no such id
-            raise ApiError(ProblemKind.NOT_FOUND, "no account or request of this ledger has such an id") from error
+        except asyncpg.UntranslatableCharacterError:
+            raise
         except DATABASE_ERRORS as error:
             self._note(repr(error))
             raise database_problem(error, self.locks.holder) from error

@@ -1,6 +1,7 @@
 """The command that serves the read API."""
 
-from typing import Annotated
+import asyncio
+from typing import Annotated, Final
 
 import typer
 
@@ -9,6 +10,9 @@ from infra.shutdown import create_stop_event, stop_with_parent
 from workers.commands.running import run_process
 
 __all__ = ["api"]
+
+# For load balancers to see that the process is not ready, or Kubernetes to take it out of its service.
+_UNREADY_SECONDS: Final = 5.0
 
 
 def api(
@@ -20,6 +24,8 @@ def api(
     with_parent: Annotated[bool, typer.Option("--stop-with-parent", hidden=True)] = False,
 ) -> None:
     """Serve the read API until SIGTERM or Ctrl-C: balance, statement and outcomes, as JSON over HTTP.
+
+    It ends 5 s after the signal: meanwhile it answers, but says that it is not ready.
 
     Clients need a token of INMAIL_API_TOKENS_FILE or INMAIL_API_TOKENS; on loopback INMAIL_API_WITHOUT_TOKENS=true
     serves without. The API only reads: INMAIL_DATABASE_URL may name a read replica and a role that may only select.
@@ -38,7 +44,9 @@ def api(
         stop = create_stop_event()
         if with_parent:
             stop_with_parent(stop)
-        async with serve_api(settings):
+        async with serve_api(settings, stop):
             await stop.wait()
+            if not with_parent:  # no load balancer is before it then
+                await asyncio.sleep(_UNREADY_SECONDS)
 
     run_process(run)

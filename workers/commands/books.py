@@ -18,6 +18,7 @@ from workers.ops.books.audit_servers import BooksAudit, audit_each_server
 from workers.ops.books.balance import read_balance
 from workers.ops.books.shards import has_one_server
 from workers.ops.books.statement import read_statement, write_csv
+from workers.ops.books.whole_books import check_whole_books
 
 __all__ = ["audit_command", "balance", "statement"]
 
@@ -76,6 +77,7 @@ def audit_command(*, new: _NewOption = False, mark: _MarkOption = False, json: J
                 progress(100 * done // count)
 
             if has_one_server(settings):
+                await check_whole_books(settings)
                 return await run(settings, report)
             return await audit_each_server(settings, run, report)
 
@@ -84,7 +86,7 @@ def audit_command(*, new: _NewOption = False, mark: _MarkOption = False, json: J
         write_json(found.summary())
     else:
         show_audit(found) if isinstance(found, Audit) else show_books_audit(found)
-    silent = Exit.DONE if isinstance(found, Audit) else tell_silent_servers(found.errors)
+    silent = Exit.DONE if isinstance(found, Audit) else tell_silent_servers(found.problems)
     if not (found.passed if isinstance(found, Audit) else found.balances):
         raise typer.Exit(Exit.NO)
     if silent:

@@ -90,8 +90,7 @@ def list_command(  # noqa: PLR0913, PLR0917 - one parameter an option
         return
     found = run_command(lambda settings: report.report_dead_letters(settings, selection, last, operation))
     write_json(found.summary()) if json else show_dead_letters(found)
-    _warn_if_incomplete(found.silent)
-    tell_silent_servers(found.silent_servers)
+    _end_if_incomplete(found)
 
 
 @dead_letters.command("show")
@@ -106,8 +105,7 @@ def show_command(
         raise typer.BadParameter("expected PARTITION/OFFSET, like 3/17", param_hint="PARTITION/OFFSET")
     found = run_command(lambda settings: report.report_dead_letter(settings, partition, offset))
     write_json(found.summary()[0]) if json else show_dead_letter(*found.letters[0])
-    _warn_if_incomplete(found.silent)
-    tell_silent_servers(found.silent_servers)
+    _end_if_incomplete(found)
 
 
 @dead_letters.command("redrive")
@@ -150,11 +148,10 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise typer.Exit(silent)
     confirm(f"Send {plan.count:,} messages back?", yes=yes)
     done = _redrive(selection, options, plan, person)
-    left = plan.count - sum((done.result["sent"], *done.result["not_sent"].values()))
     if json:
         write_planned(plan, done)
     else:
-        show_redrive_result(done, left)
+        show_redrive_result(done)
     if done.stopped:
         raise typer.Exit(Exit.INTERRUPTED)
     if done.result["sent"] < plan.count:
@@ -194,8 +191,13 @@ def _place(text: str, hint: str) -> tuple[int, int | None]:
     return int(place[1]), int(place[2]) if place[2] else None
 
 
-def _warn_if_incomplete(silent: str | None) -> None:
-    if silent is not None:
+def _end_if_incomplete(found: report.DeadLetterReport) -> None:
+    """End with the exit code of an answer that lacks what a server would tell, and say which server it is."""
+    exit_ = tell_silent_servers(found.silent_servers)
+    if found.silent is not None:
         error_console().print(
-            f"The history of the dead letters is unknown, because Postgres cannot be queried: {silent}"
+            f"The history of the dead letters is unknown, because Postgres cannot be queried: {found.silent}"
         )
+        exit_ = Exit.UNREACHABLE
+    if exit_:
+        raise typer.Exit(exit_)

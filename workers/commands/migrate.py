@@ -3,7 +3,7 @@
 import typer
 
 from infra.migrate import Migrated, migrate
-from infra.postgres import connect_database
+from infra.postgres import open_database
 from infra.postgres_session import check_search_path, find_weak_settings
 from infra.settings import Settings
 from infra.shards import settings_of_shards
@@ -49,11 +49,8 @@ async def _migrate_all(settings: Settings) -> list[tuple[str, Migrated | ServerE
 
 
 async def _migrate(settings: Settings) -> Migrated:
-    connection = await connect_database(settings, patient=True)  # indexing a large journal takes minutes
-    try:
+    async with open_database(settings, patient=True) as connection:  # indexing a large journal takes minutes
         await check_search_path(connection)
         for weak in await find_weak_settings(connection):
             error_console().print(f"warning: {weak}", soft_wrap=True)
         return await migrate(connection, [FUNCTIONS], tell=lambda text: error_console().print(text, soft_wrap=True))
-    finally:
-        await connection.close()

@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, TypeVar
 
-import asyncpg
 import typer
 from aiokafka.errors import KafkaError
 from pydantic_core import to_json
@@ -18,11 +17,11 @@ from rich.text import Text
 from infra.kafka.rights import MissingRightsError
 from infra.log import configure_logging, quiet_late_errors
 from infra.output import ReaderLeft, writes_json
-from infra.postgres_locks import LockedError, explain_lock
 from infra.settings import Settings, load_settings
 from infra.terminal import error_console
 from infra.waiting import WaitWatch, watched
 from workers.error_table import Exit, explain
+from workers.ops.books.server_locks import explaining_locks
 from workers.ops.books.shards import ServerError
 from workers.rights import CHANGING, CHECKED, RIGHTS, WARNED, check_rights, explain_refusal
 
@@ -90,16 +89,8 @@ async def _ask(
         await check_rights(settings, command)
     elif checks and command in WARNED:
         await _warn_of_missing_rights(settings, command)
-    try:
+    async with explaining_locks(settings):
         return await question(settings)
-    except LockedError:
-        raise
-    except asyncpg.LockNotAvailableError as error:
-        raise await explain_lock(settings, error) from error
-    except ServerError as error:
-        if not isinstance(error.error, asyncpg.LockNotAvailableError) or isinstance(error.error, LockedError):
-            raise
-        raise ServerError(error.settings, await explain_lock(error.settings, error.error)) from error
 
 
 def run_process(worker: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:

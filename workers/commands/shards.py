@@ -99,9 +99,9 @@ def move_command(  # noqa: PLR0913 - one parameter an option
 ) -> None:
     """Move partition numbers with all their accounts to another server, one after the other.
 
-    The lanes of a number pause while its rows are copied. Ctrl-C stops between two numbers; whatever ended a move, the
-    same command goes on with it. To give up a move before its number has left, move the number to the server that it is
-    on.
+    The lanes of a number pause while its last rows are copied. Ctrl-C stops before that, or after the number; whatever
+    ended a move, the same command goes on with it. To give up a move before its number has left, move the number to
+    the server that it is on.
     """
     try:
         wanted = parse_numbers(numbers)
@@ -130,7 +130,11 @@ def _move(plan: MovePlan, person: Operator, *, keep: bool) -> OngoingOperation:
 
     async def run(settings: Settings) -> OngoingOperation:
         stop: asyncio.Event = create_stop_event()
-        report = MoveReport(progress.step, progress.rows)
-        return await move_numbers(settings, plan, person, keep=keep, stop=stop, report=report)
+        report = MoveReport(progress.step, progress.rows, progress.purged)
+        telling = asyncio.ensure_future(progress.tell_stop(stop))
+        try:
+            return await move_numbers(settings, plan, person, keep=keep, stop=stop, report=report)
+        finally:
+            telling.cancel()
 
     return run_command(run)

@@ -28,7 +28,7 @@ from workers.ops.books.shards import by_account
 from workers.ops.books.statement import statement_of
 from workers.ops.dead_letters.pages import count_newest
 from workers.ops.dead_letters.report import DeadLetterReport, report_dead_letter, report_dead_letters
-from workers.ops.operations import Operation, list_operations, read_operation
+from workers.ops.operations import Operation, find_operations, read_operation
 from workers.ops.topics.inventory import read_inventory
 from workers.ops.topics.newest_records import read_newest
 from workers.ops.topics.plan import TopicsError, plan_topics
@@ -46,6 +46,7 @@ _MAX_RECORDS: Final = 25
 _MAX_REQUESTS: Final = 20
 _SEARCHED_RECORDS: Final = 20_000  # records of each partition; the command can search more
 _TOPIC_SCAN_LIMITS: Final = 2.0  # query time limits: these queries read whole topics
+_SERVERS_LIMITS: Final = 2.0  # one of several servers that hangs takes a whole limit, and the others' answers are there
 
 _read_newest_lines: Final = by_account(partial(statement_of, last=_MAX_LINES))
 
@@ -165,15 +166,16 @@ class Api:
         return json_response(letter_json(*report.letters[0]) | _silence_json(report))
 
     async def operations(self, request: web.Request) -> web.Response:
-        """Answer with the recorded operations, newest first."""
+        """Answer with the recorded operations, newest first, and which of several servers did not answer."""
         last = parameters.parse_number(request.query, "last", 1, 500) or 50
-        async with self.limiter.slot() as settings:
-            operations = await list_operations(settings, last)
-        return json_response({"operations": [self._operation_json(each) for each in operations]})
+        async with self.limiter.slot(_SERVERS_LIMITS) as settings:
+            found, silent = await find_operations(settings, last)
+        operations = [self._operation_json(each) for each in found]
+        return json_response({"operations": operations, "silent_servers": [str(each) for each in silent]})
 
     async def operation(self, request: web.Request) -> web.Response:
         """Answer with one operation: its plan, progress and result."""
-        async with self.limiter.slot() as settings:
+        async with self.limiter.slot(_SERVERS_LIMITS) as settings:
             operation = await read_operation(settings, _require_number(request, "operation"))
         return json_response(self._operation_json(operation))
 

@@ -6,17 +6,16 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
-import asyncpg
-
 from infra.clock import utc_now
 from infra.lock_holder import LockHolder
-from infra.postgres_locks import LockedError, LockMemory, explain_lock
+from infra.postgres_locks import LockedError, LockMemory
 from infra.settings import Settings
 from infra.shards import NumberState, RepeatedServerError, find_repeated, number_ranges, settings_of_shards
 from workers.console.health import FAILED, OK, SystemPart
 from workers.console.problems import KNOWN, is_silence
 from workers.ops.books.lanes import LaneProgress, read_lanes
 from workers.ops.books.recent_outcomes import OutcomeCount, merge_outcomes, recent_outcomes
+from workers.ops.books.server_locks import explaining_locks
 from workers.ops.books.shards import ONE_SERVER, Holdings, ServerError, naming_server, read_holdings, server_name
 from workers.ops.books.snapshot import open_books
 from workers.ops.operations import count_running_operations, read_operations
@@ -123,23 +122,20 @@ class LedgerSample:
             server.error = None
 
     async def _read_server(self, server: _Server) -> None:
-        try:
-            async with open_books(server.settings) as connection:
-                # First: whoever has locked the tables is told although they cannot be read.
-                found = await server.memory.read(connection)
-                server.locks = [replace(each, server=server.name) for each in found] if server.name else found
-                if server.name:
-                    server.holdings = await read_holdings(connection)
-                    self._partitions = server.holdings.partitions or self._partitions
-                server.lanes = await read_lanes(connection)
-                server.outcomes = await recent_outcomes(connection, OUTCOME_RECORDS, server.holdings)
-                server.is_known = True
-                if server.notes_operations:
-                    newest = await read_operations(connection, 5)
-                    self.running = await count_running_operations(connection)
-                    self.operations = " ".join(f"{each.operation}:{each.status}:{each.noted_at}" for each in newest)
-        except asyncpg.LockNotAvailableError as error:
-            raise await explain_lock(server.settings, error) from error
+        async with explaining_locks(server.settings), open_books(server.settings) as connection:
+            # First: whoever has locked the tables is told although they cannot be read.
+            found = await server.memory.read(connection)
+            server.locks = [replace(each, server=server.name) for each in found] if server.name else found
+            if server.name:
+                server.holdings = await read_holdings(connection)
+                self._partitions = server.holdings.partitions or self._partitions
+            server.lanes = await read_lanes(connection)
+            server.outcomes = await recent_outcomes(connection, OUTCOME_RECORDS, server.holdings)
+            server.is_known = True
+            if server.notes_operations:
+                newest = await read_operations(connection, 5)
+                self.running = await count_running_operations(connection)
+                self.operations = " ".join(f"{each.operation}:{each.status}:{each.noted_at}" for each in newest)
 
     def parts(self, explain: Callable[[BaseException], str]) -> list[SystemPart]:
         """Return the health of each of several servers, and of the numbers; nothing of a server alone.

@@ -6,11 +6,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-import asyncpg
-
-from infra.postgres_locks import LockedError, explain_lock
 from infra.settings import Settings
-from workers.ops.books.shards import ServerError
+from workers.ops.books.server_locks import explaining_locks
 
 __all__ = ["QueryLimiter"]
 
@@ -47,7 +44,8 @@ class QueryLimiter:
             LockedError: when a statement gave up waiting for a lock.
 
         """
-        async with asyncio.timeout(self.settings.console_timeout_seconds * times), self._slots, self._names_holders():
+        limit = asyncio.timeout(self.settings.console_timeout_seconds * times)
+        async with limit, self._slots, explaining_locks(self.settings):
             yield self.settings
 
     @asynccontextmanager
@@ -58,17 +56,5 @@ class QueryLimiter:
             TimeoutError: when the sample takes longer than INMAIL_CONSOLE_TIMEOUT_SECONDS.
 
         """
-        async with asyncio.timeout(self.settings.console_timeout_seconds), self._names_holders():
+        async with asyncio.timeout(self.settings.console_timeout_seconds), explaining_locks(self.settings):
             yield self.settings
-
-    @asynccontextmanager
-    async def _names_holders(self) -> AsyncIterator[None]:
-        """Let an error of a lock say who holds it."""
-        try:
-            yield
-        except asyncpg.LockNotAvailableError as error:
-            raise await explain_lock(self.settings, error) from error
-        except ServerError as error:
-            if not isinstance(error.error, asyncpg.LockNotAvailableError) or isinstance(error.error, LockedError):
-                raise
-            raise ServerError(error.settings, await explain_lock(error.settings, error.error)) from error

@@ -5,21 +5,24 @@ from typing import Any
 
 from infra.postgres import Connection
 from schemas.catalogue import Undecodable
+from schemas.envelope import Event
 from schemas.results import DeadLetterReason
-from workers.jobs.job import Batch, Message, StoredRange
+from workers.jobs.job import Batch, Decision, Message, StoredRange
 from workers.jobs.partitioning_check import PartitioningCheck
+from workers.jobs.result_events import decision_from
 from workers.jobs.stored_events import replay_answers
 from workers.ledger.accounts import lock_accounts
 from workers.ledger.model import Place, Request, WorkerName
+from workers.ledger.movements import decide
 from workers.ledger.plans import Catalogue
-from workers.ledger.store import Opened, split_at_repeats
+from workers.ledger.store import Answer, Opened, answer_all, open_batch, split_at_repeats
 from workers.topology import GROUP_OF, TOPIC_OF
 
 __all__ = ["RequestJob"]
 
 
 class RequestJob:
-    """A job without steps, whose answers are journal rows. A subclass names its worker and implements `decide`."""
+    """A job without steps, whose answers are journal rows. A subclass names its worker."""
 
     worker: WorkerName
     group: str
@@ -33,6 +36,31 @@ class RequestJob:
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
         self._partitioning = PartitioningCheck(self.topic)
+
+    def find_problem(self, event: Event) -> Undecodable | None:  # noqa: ARG002 - for subclasses
+        """Return why a new request with an event becomes a dead letter; None where it can be decided."""
+        return None
+
+    async def decide(self, connection: Connection, batch: Batch) -> Decision:
+        """Decide a batch inside the caller's transaction, and answer every request in the order of the records.
+
+        A request becomes a dead letter where its event has a problem and it was not answered before, and where another
+        server holds the number of its account.
+        """
+        answers: list[Answer] = []
+        refused: dict[Place, Undecodable] = {}
+        for requests in await self._parts(connection, batch):
+            opened = await open_batch(
+                connection, self.worker, requests, lambda request: self.find_problem(request.event) is None
+            )
+            await self._partitioning.record(connection, requests, opened.foreign)
+            decided = await decide(connection, opened, self._catalogue, batch.waited_for)
+            problems = {request.place: self.find_problem(request.event) for request in opened.set_aside}
+            refused |= {place: problem for place, problem in problems.items() if problem is not None}
+            refused |= self._wrong_partitions(opened)
+            answered = [each for each in requests if each.place not in refused] if refused else requests
+            answers += answer_all(opened, answered, decided)
+        return decision_from(answers, refused)
 
     async def _parts(self, connection: Connection, batch: Batch) -> list[Sequence[Request[Any]]]:
         """Return a batch in the parts to decide one after the other, its accounts locked where they are several.

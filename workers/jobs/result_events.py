@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from schemas.catalogue import CREDIT_EVENTS, EXPIRY_TICKS, SEND_RESULTS, Undecodable
-from schemas.ids import DerivedId, answer_id, conflict_id, movement_id, tick_answer_id, tick_conflict_id
+from schemas.ids import answer_id, conflict_id, movement_id, tick_answer_id, tick_conflict_id
 from schemas.results import (
     Source,
     billing_decided,
@@ -52,8 +52,7 @@ def decision_from(answers: Iterable[Answer], refused: dict[Place, Undecodable] |
     """
     messages = []
     codes = []
-    for request, entries in answers:
-        original = request.request_id.original if isinstance(request.request_id, DerivedId) else None
+    for request, entries, original in answers:
         for entry in entries:
             repeat = not is_of(entry, request)
             message = result_event(request.account_id, entry, repeat=repeat, origin=request.place, original_id=original)

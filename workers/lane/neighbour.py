@@ -79,6 +79,12 @@ async def read_neighbours(
         topic_ids: the ids that topics have now, of those that are known.
 
     """
+    # Ids are as old as the worker's last look at the servers, 5 s at most. Until then the offset of a topic before may
+    # count as one of the new topic, and what is unread there is not waited for. No turn asks for ids itself: that would
+    # be one more question to a broker in each, and nothing that is known tells when to ask. An offset beyond the end
+    # does not, since a lane keeps the ends of when it began to wait, nor does an end that went back, as the new topic
+    # may have grown as long. And little is lost: once it is seen, the neighbour's lane is halted until an operator lets
+    # it go on, and whoever waits for it goes on without it after INMAIL_ORDER_SECONDS.
     rows = await pool.fetch(_ROWS, [place.topic for place in places], [place.partition for place in places])
     found = {TopicPartition(topic, partition): columns for topic, partition, *columns in map(tuple, rows)}
     return [_neighbour(place, found.get(place), topic_ids.get(place.topic)) for place in places]

@@ -8,7 +8,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import GroupCoordinatorNotAvailableError, UnknownTopicOrPartitionError
 
 from workers.errors import LaneError
-from workers.topology import WORKER_OF
+from workers.topology import WORKER_OF, skip_statement
 
 __all__ = ["CommittedOffsetCheck", "StartPoint", "check_start", "check_topic"]
 
@@ -130,7 +130,7 @@ def check_start(
         raise LaneError(
             f"retention removed {place} up to offset {oldest}, and group {group} has decided it up to"
             f" {stored or 0} only: the records between are lost to it. To go on without them,"
-            f" {_set_stored(group, tp, oldest)}"
+            f" run in the database: {skip_statement(tp, oldest)}"
         )
     return published
 
@@ -151,13 +151,6 @@ def _beyond(group: str, tp: TopicPartition, published: int, stored: int, kept: t
     return (
         f"group {group} has published {place} up to offset {published}, but the books end at {stored}: is"
         " INMAIL_DATABASE_URL the right database, was it restored from a backup, or the group moved ahead? To"
-        f" decide the records between, {rewind}; to go on without them, {_set_stored(group, tp, published)}"
-    )
-
-
-def _set_stored(group: str, tp: TopicPartition, offset: int) -> str:
-    """Return what moves the books past records that nobody is to decide."""
-    return (
-        f"run in the database: update lanes set next_offset = {offset} where consumer_group = '{group}' and topic ="  # noqa: S608 - words
-        f" '{tp.topic}' and partition = {tp.partition}"
+        f" decide the records between, {rewind}; to go on without them, run in the database:"
+        f" {skip_statement(tp, published)}"
     )

@@ -14,6 +14,7 @@ from infra.postgres import Connection
 from schemas.ids import DerivedId
 from workers.ledger.accounts import lock_accounts
 from workers.ledger.model import Code, Entry, Place, Request, WorkerName
+from workers.ledger.original_ids import keep_original_ids, read_original_ids
 from workers.ledger.plans import Catalogue
 
 __all__ = [
@@ -40,6 +41,7 @@ class Answer(NamedTuple):
 
     request: Request[Any]
     entries: list[Entry]
+    original_id: str | None = None  # the id that its producer gave to the request, where it is no UUID
 
 
 class Opened(NamedTuple):
@@ -53,6 +55,7 @@ class Opened(NamedTuple):
     set_aside: list[Request[Any]]  # neither answered before nor to be decided
     same: dict[Place, Place]  # the place of a record that asks what a fresh one before it does, and that one's
     answers: dict[Place, list[Entry]]  # by the record's place; what was found, and later what is booked
+    original_ids: dict[Key, str]  # of requests that came by the id which is derived from these
 
     def rows(self, requests: Iterable[Request[Any]]) -> list[tuple[Any, ...]]:
         """Return requests as the SQL functions take them: the composite type `request`."""
@@ -109,9 +112,9 @@ async def open_batch(
     fresh, set_aside, same = _sort(rest, is_decidable)
     if elsewhere:
         set_aside += [each for each in requests if each.account_id in elsewhere and each.place not in answers]
-    opened = Opened(worker, accounts, foreign, elsewhere, fresh, set_aside, same, answers)
-    await _keep_original_ids(connection, opened)
-    return opened
+    await keep_original_ids(connection, accounts, [request for request, _ in fresh])
+    original_ids = await read_original_ids(connection, accounts, asked)
+    return Opened(worker, accounts, foreign, elsewhere, fresh, set_aside, same, answers, original_ids)
 
 
 async def _find_stored(
@@ -151,21 +154,6 @@ def _sort(
         else:
             set_aside.append(request)
     return fresh, set_aside, same
-
-
-async def _keep_original_ids(connection: Connection, opened: Opened) -> None:
-    """Write down the ids of fresh requests that are no UUIDs, as their producers gave them."""
-    rows = [
-        (opened.accounts[request.account_id], request.request_id, request.request_id.original.encode())
-        for request, _ in opened.fresh
-        if isinstance(request.request_id, DerivedId)
-    ]
-    if rows:
-        await connection.execute(
-            "insert into original_ids (account, request_id, original)"
-            " select * from unnest($1::bigint[], $2::uuid[], $3::bytea[]) on conflict do nothing",
-            *map(list, zip(*rows, strict=True)),
-        )
 
 
 async def _add_conflicts(
@@ -221,7 +209,7 @@ def is_of(entry: Entry, request: Request[Any]) -> bool:
 
 def answer_all(opened: Opened, requests: Iterable[Request[Event]], decided: Iterable[Entry]) -> list[Answer]:
     """Match every request of the batch with its journal rows, found or just booked."""
-    answers, same = opened.answers, opened.same
+    answers, same, original_ids = opened.answers, opened.same, opened.original_ids
     for entry in decided:
         answers.setdefault((entry.source_partition, entry.source_offset), []).append(entry)
     answered = []
@@ -230,7 +218,11 @@ def answer_all(opened: Opened, requests: Iterable[Request[Event]], decided: Iter
         entries = answers[same.get(place, place) if same else place]
         if len(entries) > 1:  # a repeat publishes the answer alone, and not the rows beside it
             entries = [entry for entry in entries if entry.is_answer or is_of(entry, request)]
-        answered.append(Answer(request, entries))
+        id_ = request.request_id
+        original = id_.original if isinstance(id_, DerivedId) else None
+        if original_ids and original is None:
+            original = original_ids.get((opened.accounts[request.account_id], id_))
+        answered.append(Answer(request, entries, original))
     return answered
 
 

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 
 from pydantic import SecretStr
 
-from infra.postgres import Connection, connect_database, database_address
+from infra.postgres import Connection, database_address, open_database
 from infra.settings import Settings
 from infra.shards import number_ranges, read_shard, settings_of_shards
 from workers.ops.operations import Operator
@@ -34,10 +34,7 @@ async def prepare_shards(settings: Settings) -> list[str]:
     for place, server in enumerate(servers[1:], 1):
         await _prepare(servers[:place], server)
     async with AsyncExitStack() as opened:
-        connections = []
-        for server in servers:
-            connections.append(connection := await connect_database(server))
-            opened.push_async_callback(connection.close)
+        connections = [await opened.enter_async_context(open_database(server)) for server in servers]
         if all([await each.fetchval(_EMPTY) for each in connections]):
             await _spread(connections, settings.topic_partitions)
         return [
@@ -48,12 +45,9 @@ async def prepare_shards(settings: Settings) -> list[str]:
 
 async def _prepare(before: list[Settings], server: Settings) -> None:
     """Make a server that is new one of the books, beside those before it."""
-    connection = await connect_database(server)
-    try:
+    async with open_database(server) as connection:
         if (await read_shard(connection)).ordinal:
             return
-    finally:
-        await connection.close()
     urls = " ".join(each.database_url.get_secret_value() for each in before)
     settings = before[0].model_copy(update={"database_shards": SecretStr(urls)})
     await add_server(settings, await plan_add(settings, server.database_url.get_secret_value()), _WHO)

@@ -13,7 +13,7 @@ from infra.local.errors import ServerError, StartInterruptedError
 from infra.local.stack import LocalStack
 from infra.log import configure_logging
 from infra.migrate import migrate
-from infra.postgres import connect_database
+from infra.postgres import open_database
 from infra.settings import Settings, load_settings
 from infra.shards import settings_of_shards
 from infra.shutdown import create_stop_event
@@ -82,11 +82,8 @@ async def prepare_stack(settings: Settings) -> list[str]:
     servers = settings_of_shards(settings)
     done = []
     for number, server in enumerate(servers, 1):
-        connection = await connect_database(server, patient=True)  # indexing a large journal takes minutes
-        try:
+        async with open_database(server, patient=True) as connection:  # indexing a large journal takes minutes
             migrated = await migrate(connection, [FUNCTIONS])
-        finally:
-            await connection.close()
         name = f"Postgres {number}: " if len(servers) > 1 else ""
         done.append(f"{name}{len(migrated.applied)} migrations applied, {migrated.functions} functions in place")
     changes = await plan_topics(settings)
@@ -100,7 +97,7 @@ async def run_up(
     kafka_port: int | None,
     postgres_port: int | None,
     usual_ports: Mapping[str, int],
-    size: StackSize = StackSize(),  # noqa: B008 - immutable
+    size: StackSize,
 ) -> None:
     """Run until SIGINT or SIGTERM, then drain the workers and stop the stack. Both signals work at any time.
 

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from pydantic import SecretStr
 
-from infra.postgres import Connection, connect_database
+from infra.postgres import Connection, open_database
 from infra.settings import Settings
 from workers.ops.books.shards import (
     Holdings,
@@ -30,6 +30,7 @@ __all__ = [
     "open_locked",
     "require_one_server",
     "servers_of_numbers",
+    "set_partition_count",
 ]
 
 _BESIDE: Final = """
@@ -37,6 +38,11 @@ select partition from accounts where partition <> all($1::integer[])
 union select partition from lanes where partition <> all($1::integer[])
 """
 _BESIDE_SECONDS: Final = 600.0
+_SET_COUNT: Final = """
+insert into partitioning as p (partitions) values ($1)
+on conflict (one) do update set partitions = excluded.partitions
+where p.partitions <> excluded.partitions and not exists (select from accounts) and not exists (select from lanes)
+"""
 
 
 class ServerNumbers(NamedTuple):
@@ -132,15 +138,12 @@ async def open_locked(server: Settings, verb: str) -> AsyncIterator[Connection]:
         OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
 
     """
-    connection = await connect_database(server)
-    try:
+    async with open_database(server) as connection:
         try:
             await lock_verb(connection, verb)
         except RefusedError as error:
             raise RefusedError(f"{server_name(server)}: {error}") from error
         yield connection
-    finally:
-        await connection.close()
 
 
 async def one_server_of_number(settings: Settings, number: int) -> Settings:
@@ -195,6 +198,15 @@ def require_one_server(settings: Settings, verb: str, instead: str) -> None:
     """
     if not has_one_server(settings):
         raise RefusedError(f"`{verb}` does not work with several Postgres servers (INMAIL_DATABASE_SHARDS): {instead}")
+
+
+async def set_partition_count(connection: Connection, partitions: int) -> int:
+    """Let a server number accounts by a count, where it has none yet, or has no accounts and lanes that had another.
+
+    Return by which count it numbers them now.
+    """
+    await connection.execute(_SET_COUNT, partitions)
+    return int(await connection.fetchval("select partitions from partitioning"))
 
 
 def _alone(server: Settings) -> Settings:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from asyncpg import Record
 
 from infra.clock import utc_now
-from infra.postgres import POSTGRES_ERRORS, Connection, connect_database
+from infra.postgres import POSTGRES_ERRORS, Connection, open_database
 from infra.settings import Settings
 from workers.ops.books.shards import ServerError, ask_each_server
 
@@ -33,7 +33,6 @@ __all__ = [
     "RefusedError",
     "count_running_operations",
     "find_operations",
-    "list_operations",
     "lock_verb",
     "read_operation",
     "read_operations",
@@ -143,8 +142,7 @@ async def recorded_operation(settings: Settings, intent: Intent) -> AsyncIterato
         OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
 
     """
-    connection = await connect_database(settings)
-    try:
+    async with open_database(settings) as connection:
         running = await _begin_operation(connection, intent)
         try:
             yield running
@@ -156,8 +154,6 @@ async def recorded_operation(settings: Settings, intent: Intent) -> AsyncIterato
                 await running.save_end(OperationStatus.STOPPED if interrupted else OperationStatus.FAILED)
             raise
         await running.save_end(running.status)
-    finally:
-        await connection.close()
 
 
 async def lock_verb(connection: Connection, verb: str) -> None:
@@ -241,21 +237,6 @@ async def find_operations(settings: Settings, last: int) -> FoundOperations:
     numbered = {each.operation: each for each in sorted(chain(*told.answers), key=lambda each: each.noted_at)}
     newest = sorted(numbered.values(), key=lambda each: each.started_at, reverse=True)
     return FoundOperations(newest[:last], told.silent)
-
-
-async def list_operations(settings: Settings, last: int) -> list[Operation]:
-    """Return the newest operations, the newest first; of several servers, of those that answer.
-
-    Raises:
-        NotSetUpError, OSError, asyncpg.PostgresError: as `find_operations` does.
-        ServerError: when that of INMAIL_DATABASE_URL does not answer, on which most are noted.
-
-    """
-    found = await find_operations(settings, last)
-    for error in found.silent:
-        if error.settings.database_url == settings.database_url:
-            raise error
-    return found.operations
 
 
 async def read_operations(connection: Connection, last: int) -> list[Operation]:

@@ -22,7 +22,7 @@ from aiokafka import TopicPartition
 from infra.kafka.clients import NotSetUpError, admin_client, committed_offsets, count_partitions
 from infra.kafka.cluster_queries import EARLIEST, open_cluster_queries
 from infra.kafka.topic_ids import topic_ids
-from infra.postgres import Connection, connect_database
+from infra.postgres import Connection, open_database
 from infra.settings import Settings
 from schemas.catalogue import EXPIRY_TICKS
 from workers.ops.numbers import all_holdings
@@ -126,8 +126,7 @@ async def plan_prune(settings: Settings) -> PrunePlan:
     ticks = stored = 0
     for server, holdings in await all_holdings(settings):
         held = {number: offset for number, offset in oldest.items() if holdings.has_number(number)}
-        connection = await connect_database(server, patient=True)
-        try:
+        async with open_database(server, patient=True) as connection:
             lane = await connection.fetchval(_RECREATED, GROUP, EXPIRY_TICKS, topic_id)
             if lane is not None:
                 raise RefusedError(
@@ -136,8 +135,6 @@ async def plan_prune(settings: Settings) -> PrunePlan:
                 )
             ticks += await connection.fetchval(_COUNT, *_places(held), 0, _LAST, topic_id, timeout=_TIMEOUT)
             stored += await connection.fetchval(_STORED, holdings.foreign, timeout=_TIMEOUT)
-        finally:
-            await connection.close()
     return PrunePlan(ticks, stored, topic_id, oldest)
 
 
@@ -186,12 +183,9 @@ async def prune(
     async with recorded_operation(settings, Intent(VERB, *who, {}, plan.summary())) as operation:
         operation.result["deleted"] = 0
         for server, holdings in await all_holdings(settings):
-            connection = await connect_database(server, patient=True)
-            try:
+            async with open_database(server, patient=True) as connection:
                 for partition in filter(holdings.has_number, sorted(plan.oldest)):
                     await _prune_partition(connection, plan, partition, operation, stop, progress)
-            finally:
-                await connection.close()
         operation.stopped = stop.is_set()
     return operation
 

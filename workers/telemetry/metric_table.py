@@ -38,7 +38,7 @@ STAGE_SECONDS: Final = Metric(
 RETRIES: Final = Metric(
     "inmail_retries_total",
     MetricKind.COUNTER,
-    "Times a lane began again, by what it failed of: `succeeded` (a newer owner), `timeout`, `kafka`, `postgres`,"
+    "Times a lane began again, by what it failed of: `fenced` (by a newer owner), `timeout`, `kafka`, `postgres`,"
     " `connection`.",
     "retries",
     ("worker", "class"),
@@ -154,7 +154,7 @@ AUDITED_AT: Final = Metric(
     "inmail_audit_passed_timestamp_seconds",
     MetricKind.GAUGE,
     "When the newest audit that passed and moved the mark was taken, by kind: `whole` (`inmail audit --mark`), `new`"
-    " (`inmail audit --new`, or a whole one). Missing: none ever was.",
+    " (`inmail audit --new`, or a whole one). Missing: none ever was, or partition numbers moved since.",
     "seconds since 1970",
     ("kind",),
 )

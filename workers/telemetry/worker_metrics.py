@@ -51,7 +51,7 @@ class Stage(StrEnum):
 class Retry(StrEnum):
     """The classes of errors after which a lane begins again."""
 
-    SUCCEEDED = "succeeded"
+    FENCED = "fenced"
     TIMEOUT = "timeout"
     KAFKA = "kafka"
     POSTGRES = "postgres"
@@ -62,7 +62,7 @@ def retry_class(error: BaseException) -> Retry:
     """Return the class of an error after which a lane begins again."""
     match error:
         case FencedError():
-            return Retry.SUCCEEDED
+            return Retry.FENCED
         case TimeoutError() | KafkaTimeoutError() | asyncpg.QueryCanceledError():
             return Retry.TIMEOUT
         case KafkaError():

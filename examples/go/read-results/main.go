@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log"
 	"os"
@@ -13,10 +14,15 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-const remembered = 100_000
+const (
+	remembered = 100_000
+	// Records between two commits: a rebalance waits for their work, and for no longer than 60 s (kgo.RebalanceTimeout).
+	atOnce = 100
+)
 
 // sendDecided names what this reader needs. encoding/json ignores all other members, also those that come later.
 type sendDecided struct {
@@ -90,7 +96,7 @@ func readResults(ctx context.Context, group string) error {
 
 	ids := seen{ids: make(map[string]struct{})}
 	for {
-		fetches := client.PollFetches(ctx)
+		fetches := client.PollRecords(ctx, atOnce)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -108,11 +114,18 @@ func readResults(ctx context.Context, group string) error {
 				ids.add(event.ID) // after the work: known before it, an answer whose work fails would be lost
 			}
 		}
-		if err := client.CommitUncommittedOffsets(context.WithoutCancel(ctx)); err != nil {
+		if err := client.CommitUncommittedOffsets(context.WithoutCancel(ctx)); err != nil && !hasLeft(err) {
 			return err
 		}
 		client.AllowRebalance()
 	}
+}
+
+// hasLeft tells whether a commit failed since the group has given the partitions to others, or to us again: what was
+// not committed is read again, and ids has what was done.
+func hasLeft(err error) bool {
+	return errors.Is(err, kerr.UnknownMemberID) || errors.Is(err, kerr.IllegalGeneration) ||
+		errors.Is(err, kerr.RebalanceInProgress)
 }
 
 // act does what an answer says. Codes that are not known are no error: the outcome decides.
@@ -121,6 +134,10 @@ func act(event sendDecided) {
 	switch {
 	case event.Data.Code == "balance_not_current":
 		action = "wait" // not final: whoever asked sends the request again, see send-inmail
+	case event.Data.Code == "key_conflict":
+		// Another body under an id that has its answer, which stands: its message may have been delivered. Whoever
+		// sent the other body has to be told.
+		action = "ignore"
 	case event.Data.Outcome == "accepted":
 		action = "deliver"
 	}

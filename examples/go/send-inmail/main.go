@@ -22,6 +22,8 @@ import (
 const (
 	requests = "inmail.send-requests"
 	results  = "inmail.send-results"
+	// franz-go goes on trying to deliver a record, for ever.
+	sendTimeout = 120 * time.Second
 	// Longer than the ledger itself waits for another of its lanes (INMAIL_ORDER_SECONDS: 300).
 	answerTimeout = 330 * time.Second
 )
@@ -88,7 +90,7 @@ func sendInMail(ctx context.Context, account, recipient string, id uuid.UUID) er
 	}
 	log.Printf("request %s", id) // whoever sends it again needs it
 	for {
-		if err := producer.ProduceSync(ctx, record).FirstErr(); err != nil {
+		if err := send(ctx, producer, record, id); err != nil {
 			return err
 		}
 		answer, err := waitForAnswer(ctx, consumer, account, id)
@@ -111,6 +113,18 @@ func sendInMail(ctx context.Context, account, recipient string, id uuid.UUID) er
 			data.RetryAfterSeconds = given
 		}
 		time.Sleep(time.Duration(data.RetryAfterSeconds * float64(time.Second)))
+	}
+}
+
+// send sends a request, and returns once Kafka has it.
+func send(ctx context.Context, producer *kgo.Client, record *kgo.Record, id uuid.UUID) error {
+	delivered := make(chan error, 1)
+	producer.Produce(ctx, record, func(_ *kgo.Record, err error) { delivered <- err })
+	select {
+	case err := <-delivered:
+		return err
+	case <-time.After(sendTimeout):
+		return fmt.Errorf("Kafka has not confirmed the request, and may have it: send %s again", id)
 	}
 }
 
@@ -143,7 +157,7 @@ func waitForAnswer(ctx context.Context, consumer *kgo.Client, account string, id
 		// One at a time: what is polled and not looked at would be lost to the next attempt.
 		fetches := consumer.PollRecords(ctx, 1)
 		if err := fetches.Err(); err != nil {
-			return nil, fmt.Errorf("no answer: send %s again: %w", id, err)
+			return nil, fmt.Errorf("no answer: send %s again, or look for it on inmail.dead-letters: %w", id, err)
 		}
 		for _, record := range fetches.Records() {
 			var event struct {

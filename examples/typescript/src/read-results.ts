@@ -35,6 +35,10 @@ function act ({ subject, data }: SendDecided): void {
   let action = data.outcome === 'accepted' ? 'deliver' : 'refuse'
   if (data.code === 'balance_not_current') {
     action = 'wait' // not final: whoever asked sends the request again, see send-inmail.ts
+  } else if (data.code === 'key_conflict') {
+    // Another body under an id that has its answer, which stands: its message may have been delivered. Whoever sent the
+    // other body has to be told.
+    action = 'ignore'
   }
   console.log(JSON.stringify({ action, account: subject, request_id: data.request_id, code: data.code }))
 }

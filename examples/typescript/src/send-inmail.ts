@@ -12,6 +12,7 @@ import type { SendRequested } from './generated/inmail.send.requested.v1.js'
 const brokers = (process.env.KAFKA_BOOTSTRAP_SERVERS ?? 'localhost:9092').split(',')
 const REQUESTS = 'inmail.send-requests'
 const RESULTS = 'inmail.send-results'
+const SEND_MS = 120_000 // kafkajs goes on trying to deliver what an idempotent producer sends, for ever
 const ANSWER_MS = 330_000 // longer than the ledger itself waits for another of its lanes (INMAIL_ORDER_SECONDS: 300)
 
 function makeRequest(account: string, recipient: string, id: string): SendRequested {
@@ -66,14 +67,18 @@ async function sendInMail(account: string, recipient: string, id: string): Promi
     const headers = { 'content-type': 'application/cloudevents+json; charset=UTF-8' }
     console.error(`request ${id}`) // whoever sends it again needs it
     for (;;) {
-      await producer.send({ topic: REQUESTS, acks: -1, messages: [{ key: account, value, headers }] })
+      const sending = producer.send({ topic: REQUESTS, acks: -1, messages: [{ key: account, value, headers }] })
+      const sent = await Promise.race([sending.then(() => true), sleep(SEND_MS, false, { ref: false })])
+      if (!sent) {
+        throw new Error(`Kafka has not confirmed the request, and may have it: send ${id} again`)
+      }
       const arrival = new Promise<void>(resolve => { arrived = resolve })
       if (answers.length === 0) {
         await Promise.race([arrival, sleep(ANSWER_MS, undefined, { ref: false })])
       }
       const answer = answers.shift()
       if (answer === undefined) {
-        throw new Error(`no answer: send ${id} again`)
+        throw new Error(`no answer: send ${id} again, or look for it on inmail.dead-letters`)
       }
       console.log(JSON.stringify(answer))
       if (answer.code !== 'balance_not_current') {

@@ -49,11 +49,11 @@ class Client:
 
 
 @asynccontextmanager
-async def serving(settings: Settings, **changes: Any) -> AsyncIterator[Client]:
+async def serving(settings: Settings, stop: asyncio.Event | None = None, **changes: Any) -> AsyncIterator[Client]:
     """Serve the API with these settings on a free port, and give a client of it."""
     tokens = SecretStr(f"test:{hash_token(TOKEN)}, test-old:{hash_token(OLD_TOKEN)}")
     own = settings.model_copy(update={"api_port": 0, "api_tokens": tokens} | changes)
-    async with serve_api(own) as address, ClientSession(address) as session:
+    async with serve_api(own, stop) as address, ClientSession(address) as session:
         yield Client(session)
 
 

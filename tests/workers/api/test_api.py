@@ -5,7 +5,9 @@ import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from functools import partial
+from operator import sub
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID, uuid4
@@ -13,7 +15,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import jsonschema
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, create_model
 from structlog.testing import capture_logs
 
 from infra.clock import utc_now
@@ -29,10 +31,13 @@ from tests.workers.processes import ask, free_port
 from tests.workers.wire import eventually
 from workers.api import lock_watch, reader, server_reads
 from workers.api import openapi as openapi_module
+from workers.api.bodies import BalanceBody, LotBody, OutcomeBody, StatementBody
 from workers.api.openapi import openapi, rendered
+from workers.api.operations import body_version
 from workers.api.problems import ProblemKind
 from workers.api.tokens import api_tokens, hash_token
 from workers.ops.books.current_balance import read_sequence
+from workers.ops.books.statement_page import StatementPage, read_statement_page
 
 ROOT = Path(__file__).parents[3]
 ODD = "{a/b} ü?c#d%"  # an id that a path has to carry percent-encoded
@@ -102,7 +107,36 @@ async def test_a_statement_is_read_page_by_page_in_both_directions(client: Clien
     assert ([], None, 6) == (none.body["lines"], none.body["next"], none.body["sequence"])
     assert all(line["reason"] for line in oldest.body["lines"])
     assert [6, None] == [ends_full.body["lines"][-1]["sequence"], ends_full.body["next"]]
-    assert "/v1/accounts/alice/statement?after=5&limit=3" == ends_short.body["next"]
+    assert "/v1/accounts/alice/statement?after=5&limit=3&wait_for=6" == ends_short.body["next"]
+
+
+@pytest.mark.parametrize("first", ["limit=2", "limit=2&after=0"])
+async def test_the_next_page_skips_no_line_where_another_replica_answers(
+    settings: Settings, book: Book, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica that lags has no line yet where the page before ended: its newest would look like the next one."""
+    pages = 0
+
+    async def read_page_of_either(*arguments: Any, **bounds: Any) -> StatementPage | None:
+        nonlocal pages
+        pages += 1
+        page = await read_statement_page(*arguments, **bounds)
+        if pages == 1 or page is None:
+            return page
+        return StatementPage(2, tuple(line for line in page.lines if line.sequence <= 2))
+
+    async def read_sequence_of_the_other(*_: Any) -> int:
+        return 2
+
+    monkeypatch.setattr(reader, "read_statement_page", read_page_of_either)
+    monkeypatch.setattr(reader, "read_sequence", read_sequence_of_the_other)
+    async with serving(settings, api_wait_seconds=0.1) as client:
+        page = await client.get(f"/v1/accounts/alice/statement?{first}")
+        following = await client.get(page.body["next"])
+
+    assert (200, 2) == (page.status, len(page.body["lines"]))
+    assert (503, "not-yet") == following.problem
+    assert book.offset > 0
 
 
 async def test_a_request_has_its_stored_answer_and_its_conflicts(client: Client, book: Book) -> None:
@@ -246,7 +280,12 @@ async def test_an_id_that_the_database_has_no_characters_for_is_no_other_clients
             balances = await asyncio.gather(*(client.get(path) for path in paths))
             rest = [
                 await client.get(f"/v1/accounts/{path}")
-                for path in (f"{other}/statement", f"{account}/requests/{other}")
+                for path in (
+                    f"{other}/statement",
+                    f"{other}/balance?wait_for=1",
+                    f"{other}/requests/{UUID(int=1)}",
+                    f"{account}/requests/{other}",
+                )
             ]
     finally:
         await connection.close()
@@ -254,7 +293,8 @@ async def test_an_id_that_the_database_has_no_characters_for_is_no_other_clients
 
     assert [(200, "alice"), (404, None)] * 5 == [(each.status, each.body.get("account_id")) for each in balances]
     assert {"urn:inmail:problem:unknown-account"} == {each.body["type"] for each in balances if each.status == 404}
-    assert [(404, "not-found"), (404, "unknown-request")] == [each.problem for each in rest]
+    assert [(404, "unknown-account")] * 2 == [each.problem for each in rest[:2]]
+    assert [(404, "unknown-request")] * 2 == [each.problem for each in rest[2:]]
 
 
 async def test_an_erased_account_has_a_balance_of_nothing(client: Client, database: Connection) -> None:
@@ -323,6 +363,30 @@ async def test_a_conflict_changes_the_tag_though_only_the_newest_are_told(client
     assert first.body["conflicts"][-1]["sequence"] < new.body["conflicts"][-1]["sequence"]
 
 
+@pytest.mark.parametrize("path", ["balance", "statement", "requests"])
+async def test_a_new_version_of_a_body_changes_its_tag(client: Client, book: Book, path: str) -> None:
+    """Whoever has the answer of the version before would not see the member that a version adds, until a row comes."""
+    id_ = uuid4()
+    await book.one(book.send(id=id_))
+    url = f"/v1/accounts/alice/{path}" + (f"/{id_}" if path == "requests" else "")
+    tag = (await client.get(url)).headers["ETag"]
+    version, _, rest = tag.removeprefix('W/"').partition(".")
+
+    assert version in {body_version(each) for each in (BalanceBody, StatementBody, OutcomeBody)}
+    assert 200 == (await client.get(url, If_None_Match=f'W/"{rest}')).status
+    assert 200 == (await client.get(url, If_None_Match=f'W/"00000000.{rest}')).status
+    assert 304 == (await client.get(url, If_None_Match=tag)).status
+
+
+def test_a_member_more_is_another_version_of_a_body() -> None:
+    """Also of a body within it."""
+    lots = create_model("LotBody", __base__=LotBody, color=(str, ...))
+    more = create_model("BalanceBody", __base__=BalanceBody, color=(str, ...))
+    within = create_model("BalanceBody", __base__=BalanceBody, lots=(list[lots], ...))  # type: ignore[valid-type]
+
+    assert 3 == len({body_version(each) for each in (BalanceBody, more, within)})
+
+
 async def test_a_lots_end_changes_the_tag_though_no_row_comes(
     client: Client, book: Book, database: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,6 +431,26 @@ async def test_a_row_that_does_not_come_is_told_and_no_older_answer_given(
     assert [(503, "not-yet")] * 2 == [late.problem, unknown.problem]
     assert "1" == late.headers["Retry-After"]
     assert "is at 6" in late.body["detail"]
+    assert book.offset > 0
+
+
+async def test_a_replica_that_lags_is_asked_ever_more_seldom(
+    settings: Settings, book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand requests that wait for it would keep it from catching up, if each asked every 50 ms."""
+    looks = 0
+
+    async def count_and_read(connection: Connection, account_id: str) -> int | None:
+        nonlocal looks
+        looks += 1
+        return await read_sequence(connection, account_id)
+
+    monkeypatch.setattr(reader, "read_sequence", count_and_read)
+    async with serving(settings, api_wait_seconds=1.5) as client:
+        late = await client.get("/v1/accounts/alice/balance?wait_for=7")
+
+    assert (503, "not-yet") == late.problem
+    assert 1 < looks <= 9  # pauses of 10, 20, 40, 80, 160, 320, 500 and 370 ms
     assert book.offset > 0
 
 
@@ -489,11 +573,12 @@ async def test_a_wrong_request_is_told_what_is_wrong(client: Client) -> None:
 
 
 async def test_nothing_can_be_written(client: Client) -> None:
-    """No operation takes another method."""
+    """No operation takes another method; the answer names those that it takes."""
     methods = ["POST", "PUT", "DELETE", "PATCH"]
-    said = {each: (await client.get("/v1/accounts/alice/balance", method=each)).problem for each in methods}
+    answers = {each: await client.get("/v1/accounts/alice/balance", method=each) for each in methods}
 
-    assert dict.fromkeys(methods, (405, "method-not-allowed")) == said
+    said = {each: (answer.problem, answer.headers["Allow"]) for each, answer in answers.items()}
+    assert dict.fromkeys(methods, ((405, "method-not-allowed"), "GET, HEAD")) == said
 
 
 # -- the database -----------------------------------------------------------------------------------------------------
@@ -661,8 +746,60 @@ async def test_a_lock_that_keeps_no_read_is_not_the_reason(settings: Settings, m
     assert {"inmail api"} == {ours for _, ours, _ in asked}
 
 
+async def test_who_holds_a_lock_is_asked_ever_more_seldom_while_the_answer_is_the_same(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each question is a connection, and a server whose reads are slow may have none to spare."""
+    asked: list[float] = []
+    pid = 7
+
+    async def ask_holders(*_: object) -> list[LockHolder]:
+        asked.append(monotonic())
+        return [LockHolder(pid, tables=("lots",), waiting=1)]
+
+    monkeypatch.setattr(lock_watch, "ask_lock_holders", ask_holders)
+    locks = lock_watch.ReadLockWatch(settings.model_copy(update={"api_timeout_seconds": 0.1}))
+    watching = asyncio.create_task(locks.watch())
+    token = locks.begin()
+
+    async def is_asked(times: int) -> bool:
+        return len(asked) >= times
+
+    await eventually(partial(is_asked, 6), "the same answer six times")
+    holder = locks.holder
+    locks.end(token)
+    watching.cancel()
+
+    # As if they were seconds: 1, 2, 4, 5 and 5.
+    least = [0.05, 0.1, 0.2, 0.25, 0.25]
+    assert [] == [gap for gap, bound in zip(map(sub, asked[1:], asked), least, strict=False) if gap < bound - 0.005]
+    assert holder is not None
+
+
 async def _is_ok(client: Client) -> bool:
     return (await client.get("/v1/accounts/alice/balance")).status == 200
+
+
+async def test_a_process_that_is_being_stopped_answers_and_sends_clients_elsewhere(
+    settings: Settings, book: Book
+) -> None:
+    """It is not healthy any more, and keeps no connection open; what it is asked all the same it answers."""
+    stop = asyncio.Event()
+    async with serving(settings, stop) as client:
+        before = await client.get("/v1/accounts/alice/balance")
+        stop.set()
+
+        async def is_unhealthy() -> bool:
+            return (await client.get("/v1/health")).status == 503
+
+        await eventually(is_unhealthy, "health that says so")
+        health = await client.get("/v1/health")
+        after = await client.get("/v1/accounts/alice/balance")
+
+    assert (503, "stopping") == health.problem
+    assert (200, None) == (before.status, before.headers.get("Connection"))
+    assert (200, "close") == (after.status, after.headers.get("Connection"))
+    assert book.offset > 0
 
 
 async def test_a_database_without_tables_is_told_to_be_migrated(settings: Settings, database: Connection) -> None:

@@ -29,7 +29,10 @@ async def _balance(port: int) -> Any:
 
 
 async def test_the_command_serves_until_it_is_told_to_stop(settings: Settings, database: Connection) -> None:
-    """Ready once the database answers; each request is counted under its token's name; SIGTERM ends it with code 0."""
+    """Ready once the database answers; each request is counted under its token's name; SIGTERM ends it with code 0.
+
+    It is not ready from the signal on, and answers all the same until load balancers have seen that.
+    """
     book = Book(database)
     book.now = utc_now()
     await book.one(book.promotion(5))
@@ -48,9 +51,17 @@ async def test_the_command_serves_until_it_is_told_to_stop(settings: Settings, d
         seen = await scrape(health)
     finally:
         process.send_signal(signal.SIGTERM)
+
+    async def unready() -> bool:
+        return (await ask(health, "/readyz"))[0] == 503
+
+    await eventually(unready, "an API that is not ready any more")
+    _, told = await ask(health, "/readyz")
+    last = await _balance(port)
     await asyncio.wait_for(process.communicate(), 30)
 
-    assert (5, 0) == (body["spendable"], process.returncode)
+    assert (5, 5, 0) == (body["spendable"], last["spendable"], process.returncode)
+    assert "the process is being stopped" in told["reasons"]
     assert 1 == seen.value("inmail_api_requests_total", operation="balance", client="crm", status="200")
     assert 1 == seen.value("inmail_api_request_seconds_count", operation="balance")
     assert 4 == seen.value("inmail_pool_connections_max", worker="api")

@@ -127,6 +127,34 @@ async def test_a_request_with_an_id_that_is_no_uuid_is_answered_once_with_both_i
     assert list(EVENT_HEADERS) == event.headers
 
 
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_request_sent_again_by_its_derived_id_is_answered_with_the_id_that_its_producer_gave(
+    cluster: Settings, account: str, *, together: bool
+) -> None:
+    """Readers of results know it by that. The same body is a repeat, another one a conflict, in one batch or later."""
+    id_ = f"order-{uuid4()}"
+    derived = derive_id("/test", id_)
+    start = await ends(cluster, SEND_RESULTS)
+    first = send(account, relationship="connection")
+    again = [_with_id(each, str(derived)) for each in (first, send(account))]
+    if together:
+        again = [_with_id(first, id_), *again]
+    else:
+        await _send_values(cluster, SEND_REQUESTS, account, [_with_id(first, id_)])
+        async with working(cluster, SendJob(load_catalogue())):
+            await read(cluster, start, 1)
+    await _send_values(cluster, SEND_REQUESTS, account, [*again, _with_id(send(account), str(uuid4()))])
+
+    async with working(cluster, SendJob(load_catalogue())):
+        answers = await read(cluster, start, 4)
+
+    ids = [(str(derived), id_)] * 3
+    assert [("free", *ids[0]), ("free", *ids[1]), ("key_conflict", *ids[2])] == [
+        pick(answer, "code", "request_id", "original_id") for answer in answers[:3]
+    ]
+    assert "original_id" not in answers[3]
+
+
 async def test_a_repeat_names_the_record_that_it_answers_in_a_header_that_the_contract_has(
     cluster: Settings, account: str
 ) -> None:

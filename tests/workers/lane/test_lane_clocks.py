@@ -20,6 +20,7 @@ from infra.settings import RecordTime, Settings
 from schemas.catalogue import BILLING_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
 from tests.workers.life import Life, at_the_end, in_partition, living
+from tests.workers.noted_operations import list_operations
 from tests.workers.wire import ends, eventually, promotion, publish, read, send, working
 from workers.jobs.billing import BillingJob
 from workers.jobs.record_times import TimePolicy
@@ -35,7 +36,7 @@ from workers.ops.clock.decide import ClockDecision, decide_clock, plan_clock
 from workers.ops.clock.set_back import plan_set_back, set_back
 from workers.ops.clock.state import read_clocks
 from workers.ops.lag import Status, observer
-from workers.ops.operations import Operator, RefusedError, list_operations
+from workers.ops.operations import Operator, RefusedError
 from workers.ops.replay.rewind import rewind
 from workers.ops.replay.rewind_plan import RewindOptions, plan_rewind
 from workers.ops.replay.rewind_target import RewindTarget, TargetKind

@@ -17,7 +17,7 @@ from workers.ops.clock.state import read_clocks
 from workers.ops.numbers import one_server_of, one_server_of_number, require_one_server
 from workers.ops.operations import Intent, Operator, RefusedError, recorded_operation
 from workers.ops.topics.ended import rows_of_lanes, start_lanes
-from workers.ops.topics.numbering import plan_numbering
+from workers.ops.topics.numbering import number_accounts, plan_numbering
 from workers.ops.topics.plan import apply_topics, plan_topics
 
 _LANE = (
@@ -80,11 +80,34 @@ async def test_lanes_are_started_on_the_server_of_their_number(servers: TwoServe
 
 async def test_accounts_of_several_servers_are_not_numbered_anew(servers: TwoServers) -> None:
     """They would belong to other servers: it is refused, with what to do instead."""
+    await servers.first.execute("insert into accounts (account_id, partition) values ('a', 0)")
     assert await plan_numbering(servers.both) is None
     more = servers.both.model_copy(update={"topic_partitions": 8})
 
     with pytest.raises(RefusedError, match=r"by 4 partitions, .* is 8: .*`inmail shards move`"):
         await plan_numbering(more)
+
+
+async def test_a_server_without_accounts_is_told_the_count_of_the_others(servers: TwoServers) -> None:
+    """After partitions were added it has the old one; one that was prepared early has none."""
+    await servers.first.execute(
+        "insert into accounts (account_id, partition) values ('a', 0); update partitioning set partitions = 8"
+    )
+    more, query = servers.both.model_copy(update={"topic_partitions": 8}), "select partitions from partitioning"
+    counts = []
+    for spoil in ("select", "delete from partitioning", "insert into accounts (account_id, partition) values ('b', 3)"):
+        await servers.second.execute(spoil)
+        planned = await plan_numbering(more)
+        assert (planned is None) is spoil.startswith("insert")
+        await number_accounts(more)
+        counts.append((await servers.second.fetchval(query), await plan_numbering(more)))
+    await servers.second.execute("delete from partitioning")  # an account was moved there before it had one
+
+    await number_accounts(more)
+
+    assert [(8, None)] * 3 == counts
+    assert [8, 8] == [await each.fetchval(query) for each in (servers.first, servers.second)]
+    assert 0 == await servers.first.fetchval("select partition from accounts")
 
 
 async def test_a_decision_about_a_clock_is_kept_where_the_lane_is(lanes: TwoServers) -> None:

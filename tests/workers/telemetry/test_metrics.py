@@ -91,7 +91,7 @@ def test_the_document_of_metrics_has_to_be_current(
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (FencedError(), Retry.SUCCEEDED),
+        (FencedError(), Retry.FENCED),
         (TimeoutError(), Retry.TIMEOUT),
         (KafkaTimeoutError(), Retry.TIMEOUT),
         (asyncpg.QueryCanceledError(), Retry.TIMEOUT),

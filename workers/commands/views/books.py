@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
+from infra.shards import number_ranges
 from infra.terminal import console, format_instant, show_table
 from workers.commands.views.styles import BAD, DIM, GOOD, INFO, WARN, format_count
 from workers.ops.books.audit import Audit, AuditedPart, AuditExample, BookTotals, Finding
@@ -121,7 +122,10 @@ def show_books_audit(audit: BooksAudit) -> None:
     if audit.errors:
         missing = f"{len(audit.errors)} of {format_count(len(audit.servers), 'server')} not audited."
         good = f"What was audited balances; {missing}" if audit.audits else missing
-    _show_result(good if audit.balances else None, out, WARN if audit.errors else GOOD)
+    elif audit.problems:
+        numbers = number_ranges(sorted({*audit.uncounted, *audit.counted_twice}))
+        good = f"What was audited balances; partition numbers {numbers} were not counted once."
+    _show_result(good if audit.balances else None, out, WARN if audit.problems else GOOD)
 
 
 def _show_totals(totals: BookTotals, out: Console) -> None:

@@ -177,13 +177,13 @@ def show_redrive_plan(plan: RedrivePlan) -> None:
         out.print("Nothing to send." if plan.refused else "Nothing to send: no dead letter matches.")
 
 
-def show_redrive_result(done: OngoingOperation, left: int) -> None:
+def show_redrive_result(done: OngoingOperation) -> None:
     """Show the result of a redrive."""
     out = console()
     out.print(Text(f"{format_count(done.result['sent'], 'message')} redriven: operation {done.number}", style=GOOD))
     for why, count in sorted(done.result["not_sent"].items()):
         out.print(_unsent_line(why, count), soft_wrap=True)
-    if left:
+    if left := done.result["left"]:
         hint = "run the same command to continue" if done.stopped else "removed by retention meanwhile"
         out.print(Text.assemble((f"{format_count(left, 'message')} left: ", WARN), hint))
     out.print(f"To see their outcomes: inmail dead-letters list --operation {done.number}")

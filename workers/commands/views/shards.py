@@ -1,5 +1,6 @@
 """Terminal output of the servers of the books, and of plans and moves between them."""
 
+import asyncio
 from collections.abc import Callable
 
 from rich.text import Text
@@ -128,7 +129,7 @@ def show_move_result(done: OngoingOperation, plan: MovePlan) -> None:
 
 
 class MoveProgress:
-    """Says at which step a move is, and how many rows it has copied: a line for each step, a moving one for rows."""
+    """Says at which step a move is, and how far: a line for each step, a moving one for rows and accounts."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
@@ -142,7 +143,19 @@ class MoveProgress:
 
     def rows(self, done: int, total: int) -> None:
         """Tell of rows that were copied, a hundred times at most."""
+        self._advance(done, total, "rows copied")
+
+    def purged(self, done: int, total: int) -> None:
+        """Tell of accounts whose rows were deleted, a hundred times at most."""
+        self._advance(done, total, "accounts deleted")
+
+    async def tell_stop(self, stop: asyncio.Event) -> None:
+        """Wait until the operator stops the move, and say what that does."""
+        await stop.wait()
+        self._tell(f"stops before the lanes of number {self._number} do, or after this number where they have stopped")
+
+    def _advance(self, done: int, total: int, what: str) -> None:
         hundredths = done * 100 // max(total, 1)
         if hundredths > self._hundredths:
             self._hundredths = hundredths
-            self._tell(Progress(f"number {self._number}: {done:,} of {total:,} rows copied", hundredths, 100))
+            self._tell(Progress(f"number {self._number}: {done:,} of {total:,} {what}", hundredths, 100))

@@ -21,7 +21,7 @@ begin
         order by l.granted_at, l.subscription_id, l.lot desc
     loop
         return query select * from cut_to_cap(
-            p_cause, started.subscription_id, started.balance_cap, started.granted_at
+            p_cause, started.subscription_id, started.balance_cap, started.granted_at, started.granted_at
         );
         is_cut := is_cut or found;
     end loop;

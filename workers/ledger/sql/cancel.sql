@@ -2,7 +2,8 @@
 --
 -- A cancel is always accepted, also before the subscription is known: it then waits for its grants. Of several cancels
 -- the earliest end holds. It moves no credit: a tick books what a clamped lot loses. Its row lists the lots that it
--- clamped, with their ends, so that whoever reads the events alone knows them.
+-- clamped, with their ends, so that whoever reads the events alone knows them. A lot that had ended by itself keeps its
+-- end, also where the cancel's is before it: whether a tick has booked that lot yet changes no answer.
 --
 -- Codes, in order of precedence: account_erased, cancelled
 create or replace function cancel(
@@ -41,7 +42,7 @@ begin
                 warned = greatest(l.granted_at, until) = any(l.announced_ends)
             where
                 l.account = r.account and l.subscription_id = p_subscription_ids[i] and l.open
-                and l.expires_at > greatest(l.granted_at, until)
+                and l.expires_at > greatest(l.granted_at, until, r.as_of)
             returning l.lot, l.expires_at
         )
 

@@ -9,10 +9,10 @@ language plpgsql stable
 set plan_cache_mode = force_generic_plan
 as $$
 begin
-    select case when l.plan = p_period.plan then l.request_id end into granted_by
-    from lot_of_same_change(p_request.account, p_period) as l;
+    select 'plan_unchanged', case when t.plan = p_period.plan then t.granted_by end into code, granted_by
+    from change_told(p_request.account, p_period) as t
+    where t.starts is not null;
     if found then
-        code := 'plan_unchanged';
         return;
     end if;
 
@@ -35,71 +35,6 @@ begin
     limit 1;
     code := case when granted_by is not null then 'period_already_granted' end;
 end;
-$$;
-
--- A lot by which the change is known already that an event tells of: that of the next change after its start, if it is
--- to the same plan and shares more than half of the shorter period. Two systems tell of one change a moment apart, and
--- the later start may be read first. The lot is the change's own or what tops one up, if it has one, or else one that
--- stays. (To which plan a change was, only its lot tells where a version before noted no plan.)
-create or replace function lot_of_same_change(p_account bigint, p_period told_period)
-returns setof lots
-language sql stable
-as $$
-    select l.*
-    from lots as l
-    where
-        l.account = p_account and l.subscription_id = p_period.subscription_id and not l.freed
-        and l.period_start = next_change(p_account, p_period.subscription_id, p_period.period_start)
-        and share_most(p_period.period_start, p_period.period_end, l.period_start, end_of_period(l))
-        and p_period.plan = coalesce(
-            (
-                select c.plan
-                from subscriptions as s
-                cross join unnest(s.changes, s.change_plans) as c (starts, plan)
-                where
-                    s.account = l.account and s.subscription_id = l.subscription_id and c.starts = l.period_start
-            ),
-            l.plan
-        )
-    order by l.plan <> p_period.plan, l.lot
-    limit 1;
-$$;
-
--- Where the first known plan change begins that is later than an instant.
-create or replace function next_change(p_account bigint, p_subscription_id text, p_after timestamptz)
-returns timestamptz
-language sql stable
-as $$
-    select min(c.starts)
-    from subscriptions as s
-    cross join unnest(s.changes || s.changed_at) as c (starts)
-    where s.account = p_account and s.subscription_id = p_subscription_id and c.starts > p_after;
-$$;
-
--- The plan of the latest period that began by an instant, as the latest event, plan changes and lots tell: a change may
--- leave no lot of its own.
-create or replace function plan_at(p_account bigint, p_subscription_id text, p_at timestamptz)
-returns text
-language sql stable
-as $$
-    select known.plan
-    from (
-        select l.plan, l.period_start, l.lot
-        from lots as l
-        where l.account = p_account and l.subscription_id = p_subscription_id and not l.freed
-        union all
-        select c.plan, c.starts, 2147483646
-        from subscriptions as s
-        cross join unnest(s.changes, s.change_plans) as c (starts, plan)
-        where s.account = p_account and s.subscription_id = p_subscription_id and c.plan is not null
-        union all
-        select s.plan, s.period_start, 2147483647
-        from subscriptions as s
-        where s.account = p_account and s.subscription_id = p_subscription_id
-    ) as known
-    where known.period_start <= p_at
-    order by known.period_start desc, known.lot desc
-    limit 1;
 $$;
 
 -- Changes the plan, once what is not kept is closed: opens a lot for each period that has none. Where a lot stays, what
@@ -198,7 +133,7 @@ $$;
 
 -- Closes what an event that was read after a plan change has opened for a period before it, where the plan says so: as
 -- the change would have closed it, had it been read as it began. What tops up a lot of the change's own period stays.
-create or replace function forfeit_late(p_request request, p_period told_period)
+create or replace function forfeit_late(p_request request, p_period told_period, p_next_change timestamptz)
 returns setof journal
 language plpgsql volatile
 set plan_cache_mode = force_generic_plan
@@ -212,7 +147,7 @@ begin
         where
             l.account = p_request.account and l.request_id = p_request.request_id and l.open
             and l.on_change = 'forfeit' and l.granted_at <= p_request.as_of and p_request.as_of < l.expires_at
-            and l.period_start < next_change(p_request.account, p_period.subscription_id, p_period.period_start)
+            and l.period_start < p_next_change
         order by l.lot
     loop
         return query select * from forfeit_lot(p_request, p_period.subscription_id, late, p_period.plan);

@@ -1,7 +1,7 @@
 -- Decides subscription periods: activations, renewals and plan changes, in the order given.
 --
 -- p_validity is how long a lot lives. The accounts are locked (lock_accounts) and no request here has a stored answer.
--- What a plan change does is in change_plan.sql, which periods are one in periods.sql.
+-- What a plan change does is in change_plan.sql, which periods are one in periods.sql, which plan holds in changes.sql.
 --
 -- Codes, in order of precedence:
 --   account_erased          the account was erased
@@ -22,9 +22,12 @@ as $$
 declare
     r request;
     p told_period;
-    same told_period;  -- what is told, for its first month
+    first told_period;  -- what is told, for its first month
     s subscriptions;
+    change timestamptz;  -- the plan change that is told with an earlier start
+    told_by uuid;  -- which event granted for that
     later timestamptz;  -- where the next plan change begins
+    outdated boolean;
     anchor smallint;
     periods period[];
     to_open opening[];
@@ -40,9 +43,23 @@ begin
         where x.account = r.account and x.subscription_id = p.subscription_id;
         anchor := anchor_of(p.period_start, p.anchor_day, s.period_start, s.anchor_day);
         later := next_change(r.account, p.subscription_id, p.period_start);
-        -- A term of the old plan that starts with the change has no month after its first.
-        periods := periods_of(p, anchor, case when is_outdated(s, p) then p.period_start else later end);
+        periods := periods_of(p, anchor, later);
         granted_by := null;
+        told_by := null;
+        outdated := false;
+        if not p.is_change and s.changed_at is not null then
+            first := p;
+            first.period_end := periods[1].ends;
+            select t.starts, t.granted_by into change, told_by from change_told(r.account, first) as t;
+            if told_by is not null then
+                -- The later months of such a term are the new plan's: they go on to the change after this one.
+                later := next_change(r.account, p.subscription_id, change);
+                periods := periods_of(p, anchor, later);
+            elsif is_outdated(r.account, p, periods[1]) then
+                outdated := true;
+                periods := periods[:1];
+            end if;
+        end if;
 
         if is_erased(r.account) then
             code := 'account_erased';
@@ -52,23 +69,28 @@ begin
             select x.code, x.granted_by into code, granted_by
             from change_refused(r, p, periods[1]) as x;
         else
-            select array_agg(row(x.starts, x.ends, p.credits, null)::opening order by x.starts) into to_open
+            select array_agg(
+                row(x.starts, coalesce(same.ends, x.ends), lacking.credits, same.lot)::opening order by x.starts
+            ) into to_open
             from unnest(periods) as x
-            where not exists (select from lots_of_period(r.account, p.subscription_id, x));
+            cross join lateral credits_lacking(r.account, p.subscription_id, p.plan, p.credits, x, r.as_of)
+                as lacking (credits)
+            left join lateral (
+                select l.lot, end_of_period(l) as ends
+                from lots_of_period(r.account, p.subscription_id, x) as l
+                where l.period_start = x.starts
+            ) as same on true
+            where lacking.credits is not null;
             -- A renewal of the new plan that begins a moment before the change is the change, told by another system.
-            if (to_open[1]).starts = p.period_start and later is not null then
-                same := p;
-                same.period_end := periods[1].ends;
-                select l.request_id into granted_by from lot_of_same_change(r.account, same) as l;
-                if found then
-                    to_open := nullif(to_open[2:], '{}');
-                end if;
+            if told_by is not null and (to_open[1]).starts = p.period_start then
+                to_open := nullif(to_open[2:], '{}');
+                granted_by := case when to_open is null then told_by end;
             end if;
             code := case when to_open is null then 'period_already_granted' end;
             if code is not null and granted_by is null then
                 select l.request_id into granted_by
                 from lots_of_period(r.account, p.subscription_id, periods[1]) as l
-                order by l.lot
+                order by l.plan <> p.plan, l.lot
                 limit 1;
             end if;
         end if;
@@ -83,7 +105,9 @@ begin
         if p.is_change then
             return query select * from close_old_lots(r, p, periods, later);
         end if;
-        perform note_period(r, p, anchor);
+        if not outdated then
+            perform note_period(r, p, anchor);
+        end if;
         if p.is_change then
             return query select * from change_plan(r, p, periods, p_validity);
         elsif p.credits = 0 then
@@ -91,24 +115,10 @@ begin
         else
             return query select * from open_allotments(r, p, to_open, p_validity, true);
         end if;
-        if later <= r.as_of then
-            return query select * from forfeit_late(r, p);
-        end if;
+        return query select * from cut_after_grant(r, p, later);
         return query select * from settle(r, p_low, before);
     end loop;
 end;
-$$;
-
--- Whether an event tells of another plan than the change does that begins where the event's period begins: it was sent
--- before its sender knew of the change. (Of a change of null, noted by a version before, nobody knows.)
-create or replace function is_outdated(p_subscription subscriptions, p_period told_period)
-returns boolean
-language sql immutable
-as $$
-    select not p_period.is_change and exists (
-        select from unnest(p_subscription.changes, p_subscription.change_plans) as c (starts, plan)
-        where c.starts = p_period.period_start and c.plan <> p_period.plan
-    );
 $$;
 
 -- What answers tell of an event's period.
@@ -139,8 +149,7 @@ as $$
         period_start = excluded.period_start,
         anchor_day = excluded.anchor_day
     where
-        s.period_start is null or s.period_start < excluded.period_start
-        or s.period_start = excluded.period_start and not is_outdated(s, p_period)
+        s.period_start is null or s.period_start <= excluded.period_start
         or p_period.is_change
         and coalesce(
             s.period_start < next_change(s.account, s.subscription_id, excluded.period_start), true
@@ -173,8 +182,7 @@ as $$
         p_period.is_change and s.account = p_request.account and s.subscription_id = p_period.subscription_id;
 $$;
 
--- Opens lots in date order, the first as the answer where that is still to come, and applies their cap if credits
--- became spendable.
+-- Opens lots in date order, the first as the answer where that is still to come.
 create or replace function open_allotments(
     p_request request, p_period told_period, p_openings opening[], p_validity interval, p_first_is_answer boolean
 )
@@ -182,25 +190,13 @@ returns setof journal
 language plpgsql volatile
 set plan_cache_mode = force_generic_plan
 as $$
-declare
-    entry journal;
-    is_spendable boolean := false;
 begin
     for k in 1 .. coalesce(cardinality(p_openings), 0) loop
-        entry := open_lot(
+        return next open_lot(
             p_request, terms_of(p_request.account, p_period, p_openings[k], p_validity),
             p_first_is_answer and k = 1, p_openings[k].ends, p_openings[k].tops_up
         );
-        is_spendable := is_spendable
-            or p_openings[k].starts <= p_request.as_of and p_request.as_of < entry.lot_expires_at;
-        return next entry;
     end loop;
-
-    if is_spendable and p_period.balance_cap is not null then
-        return query select * from cut_to_cap(
-            p_request, p_period.subscription_id, p_period.balance_cap, p_request.as_of
-        );
-    end if;
 end;
 $$;
 

@@ -53,11 +53,9 @@ begin
                 following := anchored(s.period_start, s.anchor_day, step);
                 exit when due >= earliest or due >= s.ends_at;
                 if due > p_as_of
-                    and not exists (
-                        select from lots_of_period(
-                            p_account, s.subscription_id, row(due, following, false)::period
-                        )
-                    )
+                    and credits_lacking(
+                        p_account, s.subscription_id, s.plan, s.credits, row(due, following, false)::period, p_as_of
+                    ) > 0
                 then
                     earliest := due;
                 end if;

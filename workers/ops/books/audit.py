@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 
 from infra.postgres import Connection
 from infra.settings import RecordTime, Settings
-from workers.ops.books.held_tables import read_held_tables
+from workers.ops.books.held_tables import ALL_TABLES, HeldTables, read_held_tables
+from workers.ops.books.shards import ONE_SERVER, Holdings
 from workers.ops.books.snapshot import open_books
 
 __all__ = [
@@ -98,6 +99,7 @@ class Audit:
     totals: BookTotals
     findings: tuple[Finding, ...]
     new: AuditedPart | None = None  # None: the whole ledger was read
+    holdings: Holdings = ONE_SERVER  # of the server, in the snapshot that was audited
 
     @property
     def passed(self) -> bool:
@@ -186,27 +188,27 @@ async def audit(settings: Settings, report: Report | None = None) -> Audit:
     """
     async with open_books(settings) as connection:
         by_broker = settings.topic_record_time is RecordTime.APPEND
-        tables = await read_held_tables(connection, settings)
-        return await audit_books(connection, tables, broker_time=by_broker, report=report)
+        held = await read_held_tables(connection, settings)
+        return await audit_books(connection, held, broker_time=by_broker, report=report)
 
 
 async def audit_books(
-    connection: Connection, tables: str = "", *, broker_time: bool = True, report: Report | None = None
+    connection: Connection, held: HeldTables = ALL_TABLES, *, broker_time: bool = True, report: Report | None = None
 ) -> Audit:
     """Audit the ledger's database in the caller's transaction.
 
     Args:
         connection: in a transaction, so that all checks see one snapshot.
-        tables: a WITH clause, whose queries stand for the tables of their names.
+        held: what counts of the tables.
         broker_time: whether records have their broker's time: without it, checks that compare times are left out.
         report: called before each check.
 
     """
     await connection.execute(MEMORY_PLANS)
-    totals = await connection.fetchrow(tables + _TOTALS, timeout=QUERY_SECONDS)
+    totals = await connection.fetchrow(held.sql + _TOTALS, timeout=QUERY_SECONDS)
     assert totals is not None  # noqa: S101 - an aggregate returns its row
-    findings = await run_checks(connection, CHECKS, tables, broker_time=broker_time, report=report)
-    return Audit(BookTotals(**totals), findings)
+    findings = await run_checks(connection, CHECKS, held.sql, broker_time=broker_time, report=report)
+    return Audit(BookTotals(**totals), findings, holdings=held.holdings)
 
 
 async def run_checks(

@@ -62,13 +62,19 @@ from (
 where x.paid < x.n or x.paid + x.paid_before < x.n + x.n_before or x.n_later > 0;
 
 -- request_has_one_outcome: an answer after the mark is the only one to its request, and a conflict has one beside it
+-- By request id and account, as in stored_answers: rows are compared; the order and the limit say that there are few.
 select r.account
 from fresh as r
 where r.is_answer and r.code <> 'balance_not_current' and 1 <> (
-    select count(*) from journal as j
-    where
-        j.request_id = r.request_id and j.account + 0 = r.account and j.is_answer
-        and j.code <> 'key_conflict' and j.code <> 'balance_not_current'
+    select count(*) from (
+        select j.account from journal as j
+        where
+            (j.request_id, j.account) >= (r.request_id, r.account)
+            and (j.request_id, j.account) <= (r.request_id, r.account)
+            and j.is_answer and j.code <> 'key_conflict' and j.code <> 'balance_not_current'
+        order by j.request_id, j.account
+        limit 2
+    ) as x
 );
 
 -- record_has_one_answer: a record was answered once only; the accounts of both answers, of one topic as it was

@@ -255,17 +255,38 @@ group by x.account, x.subscription_id, x.period_start
 having count(*) > 1;
 
 -- lot_ends_with_its_subscription: an open lot ends after its full life, or with its subscription, if that is before
+-- A cancel leaves the end of a lot that had ended by itself when the cancel was read.
+with x as (
+    select
+        l.account,
+        l.lot,
+        l.expires_at,
+        l.full_expires_at,
+        l.subscription_id,
+        s.ends_at,
+        s.account is null as is_alone
+    from lots as l
+    left join subscriptions as s on l.account = s.account and l.subscription_id = s.subscription_id
+    where
+        l.open and (
+            l.expires_at <> greatest(l.granted_at, least(l.full_expires_at, s.ends_at))
+            or (l.subscription_id is not null and s.account is null)
+        )
+)
+
 select
     x.account,
     'lot ' || x.lot as place,
     'ends ' || x.expires_at || ', in full ' || x.full_expires_at || ', its subscription '
-    || case when s.account is null then 'is not there' else coalesce('ends ' || s.ends_at, 'does not end') end as found
-from lots as x
-left join subscriptions as s on x.account = s.account and x.subscription_id = s.subscription_id
+    || case when x.is_alone then 'is not there' else coalesce('ends ' || x.ends_at, 'does not end') end as found
+from x
 where
-    x.open and (
-        x.expires_at <> greatest(x.granted_at, least(x.full_expires_at, s.ends_at))
-        or (x.subscription_id is not null and s.account is null)
+    coalesce(x.expires_at <= x.ends_at, true)
+    or not exists (
+        select from journal as j
+        where
+            j.account = x.account and j.code = 'cancelled'
+            and j.details -> 'subscription_id' = to_jsonb(x.subscription_id) and j.as_of >= x.expires_at
     );
 
 -- subscription_ends_as_told: a subscription ends when its newest cancel says, or not at all if that was taken back

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from infra.postgres import Connection
-from infra.postgres_rights import MissingPrivilegesError
+from infra.postgres_rights import require_privileges
 from infra.settings import Settings
 from workers.ops.books.audit import QUERY_SECONDS, Audit
 from workers.ops.books.snapshot import connect_to_books
@@ -27,11 +27,6 @@ __all__ = [
 LOCK: Final = 0x1E_D6E5
 
 _PRIVILEGES: Final = {"audits": ("select", "insert"), "audited_accounts": ("select", "insert", "update", "delete")}
-_LACKING: Final = """
-select string_agg(upper(p.privilege), ', ' order by p.number)
-from unnest($2::text[]) with ordinality as p (privilege, number)
-where not has_table_privilege(to_regclass($1), p.privilege)
-"""
 
 # Of which accounts, from which lots and rows, and when they were refused last.
 _SAVE: Final = """
@@ -89,7 +84,7 @@ select $1, now(), coalesce($2, now()), $3, $4,
 
 
 class AuditUnderWayError(Exception):
-    """Another audit that moves the mark is under way. The message says what to do."""
+    """Another audit that moves the mark, or a move of a number, is under way. The message says what to do."""
 
 
 class Mark(NamedTuple):
@@ -105,29 +100,19 @@ async def open_for_mark(settings: Settings) -> AsyncIterator[Connection]:
     """Open a transaction with one snapshot that may write, the only one of its kind.
 
     Raises:
-        AuditUnderWayError: when another audit that moves the mark is under way.
+        AuditUnderWayError: when another audit that moves the mark, or a move of a number, is under way.
         MissingPrivilegesError: when the user may not write the mark: told before hours of reading, not after them.
 
     """
     async with connect_to_books(settings) as connection:
-        await _require_privileges(connection)
+        await require_privileges(connection, _PRIVILEGES, "Postgres", "write the audit's mark")
         # Before the snapshot: it then has what the audit before wrote. Freed when the connection ends.
         if not await connection.fetchval("select pg_try_advisory_lock($1, hashtext(current_schema()))", LOCK):
-            raise AuditUnderWayError("another audit that moves the mark is under way: wait for it, or stop it")
+            raise AuditUnderWayError(
+                "another audit that moves the mark is under way, or an `inmail shards` command: wait for it, or stop it"
+            )
         async with connection.transaction(isolation="repeatable_read"):
             yield connection
-
-
-async def _require_privileges(connection: Connection) -> None:
-    user = await connection.fetchval("select current_user")
-    lacking = {
-        table: names
-        for table, needed in _PRIVILEGES.items()
-        if (names := await connection.fetchval(_LACKING, table, needed)) is not None
-    }
-    if lacking:
-        grants = "; ".join(f"grant {names} on {table} to {user}" for table, names in lacking.items())
-        raise MissingPrivilegesError(f"Postgres does not let user {user} write the audit's mark: `{grants}`")
 
 
 async def read_mark(connection: Connection) -> Mark | None:

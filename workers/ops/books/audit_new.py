@@ -7,6 +7,7 @@ Rows before the mark are not read: a fault that somebody puts into them later is
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -180,9 +181,9 @@ async def audit_and_mark(settings: Settings, report: Report | None = None) -> Au
     """
     began = monotonic()
     async with open_for_mark(settings) as connection:
-        tables = await read_held_tables(connection, settings)
-        found = await audit_books(connection, tables, broker_time=_by_broker(settings), report=report)
-        if found.passed and not tables:  # copies are deleted sooner or later, and a mark would miss them then
+        held = await read_held_tables(connection, settings)
+        found = await audit_books(connection, held, broker_time=_by_broker(settings), report=report)
+        if found.passed and not held.sql:  # copies are deleted sooner or later, and a mark would miss them then
             await save_whole_mark(connection, found, monotonic() - began)
     return found
 
@@ -199,8 +200,10 @@ async def audit_new(settings: Settings, report: Report | None = None) -> Audit:
 
     """
     async with open_for_mark(settings) as connection:
-        if await read_mark(connection) is not None and not await read_held_tables(connection, settings):
-            return await audit_new_books(connection, broker_time=_by_broker(settings), report=report)
+        held = await read_held_tables(connection, settings)
+        if await read_mark(connection) is not None and not held.sql:
+            found = await audit_new_books(connection, broker_time=_by_broker(settings), report=report)
+            return replace(found, holdings=held.holdings)
     return await audit_and_mark(settings, report)
 
 
@@ -234,7 +237,7 @@ async def audit_new_books(connection: Connection, *, broker_time: bool = True, r
     await connection.execute(_SCAN_PLANS)
     for each in (*of_ticks, *await run_checks(connection, [_BY_NAME["row_was_read"]], _NEW_ROWS)):
         found[each.name] = each
-    none = {check.name: _nothing(check) for check in (*CHECKS, *_OF_THE_MARK)}
+    none = {check.name: Finding(check.name, check.promise, 0, ()) for check in (*CHECKS, *_OF_THE_MARK)}
     new = await connection.fetchrow(_TOTALS, timeout=QUERY_SECONDS)
     assert new is not None  # noqa: S101 - an aggregate returns its row
     totals = {name: count + mark.totals[name] for name, count in new.items()} | {"accounts": new["accounts"]}
@@ -256,10 +259,6 @@ async def _examine(
     found = await run_checks(connection, checks, _SUSPECT_TABLES, broker_time=broker_time, report=report)
     await connection.execute(f"drop table {', '.join(_SUSPECT_NAMES)}")
     return found
-
-
-def _nothing(check: Check) -> Finding:
-    return Finding(check.name, check.promise, 0, ())
 
 
 async def _fill(connection: Connection) -> None:

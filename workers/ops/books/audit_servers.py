@@ -1,14 +1,18 @@
-"""The audit of books that several servers hold: each audited in turn, and one report of all."""
+"""The audit of books that several servers hold: each audited in turn, and one report of all.
+
+Each server is read as of a moment of its own. So a number may have moved meanwhile, or be on its way: one that was
+counted by no server, or by two, is told.
+"""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 from infra.settings import Settings
-from infra.shards import settings_of_shards
+from infra.shards import number_ranges, settings_of_shards
 from workers.ops.books.audit import Audit, AuditExample, BookTotals, Finding, Report
 from workers.ops.books.audit_mark import AuditUnderWayError
-from workers.ops.books.shards import ServerError, check_servers, naming_server, server_name
+from workers.ops.books.shards import NotHeldError, ServerError, check_servers, naming_server, server_name
 
 __all__ = ["BooksAudit", "FoundExample", "ServerAudit", "audit_each_server"]
 
@@ -48,6 +52,37 @@ class BooksAudit:
         return [each.error for each in self.servers if each.error is not None]
 
     @property
+    def uncounted(self) -> list[int]:
+        """The numbers that no server counted, though all were audited."""
+        return [] if self.errors else [number for number, count in self._counts() if not count]
+
+    @property
+    def counted_twice(self) -> list[int]:
+        """The numbers that more than one server counted."""
+        return [number for number, count in self._counts() if count > 1]
+
+    @property
+    def problems(self) -> list[Exception]:
+        """Why this is no audit of the whole: servers that were not audited, and numbers that were not counted once."""
+        told = ((self.uncounted, "no server"), (self.counted_twice, "more than one server"))
+        wrong = [
+            NotHeldError(
+                f"partition numbers {number_ranges(numbers)} were counted by {who}: a move is on its way (`inmail"
+                " shards list` names it; the same `inmail shards move` finishes it), or was done meanwhile: run this"
+                " command again"
+            )
+            for numbers, who in told
+            if numbers
+        ]
+        return [*self.errors, *wrong]
+
+    def _counts(self) -> list[tuple[int, int]]:
+        """Return each number, and how many servers counted it."""
+        held = [audit.holdings for _, audit in self.audits]
+        partitions = max((each.partitions or 0 for each in held), default=0)
+        return [(number, sum(each.has_number(number) for each in held)) for number in range(partitions)]
+
+    @property
     def balances(self) -> bool:
         """Whether all that was audited passes."""
         return all(audit.passed for _, audit in self.audits)
@@ -84,8 +119,9 @@ class BooksAudit:
             )
             for each in self.servers
         ]
-        passed = self.balances and not self.errors
-        return {"passed": passed, "new": None, "totals": self.totals, "checks": checks, "servers": servers}
+        numbers = {"not_counted": self.uncounted, "counted_twice": self.counted_twice}
+        passed = self.balances and not self.problems
+        return {"passed": passed, "new": None, "totals": self.totals, "checks": checks, "servers": servers} | numbers
 
 
 async def audit_each_server(settings: Settings, run: OneAudit, report: Report | None = None) -> BooksAudit:

@@ -1,12 +1,12 @@
 """Leaves out rows that another server has the current ones of: copies for a move that is under way, or was done."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from infra.postgres import Connection
 from infra.settings import Settings
-from workers.ops.books.shards import has_one_server, read_holdings
+from workers.ops.books.shards import ONE_SERVER, Holdings, has_one_server, read_holdings
 
-__all__ = ["held_tables", "read_held_tables"]
+__all__ = ["ALL_TABLES", "HeldTables", "held_tables", "read_held_tables"]
 
 # Not all accounts that there are: a row without an account is a finding, and stays.
 _HELD: Final = """
@@ -28,9 +28,22 @@ _COPIED: Final = "select distinct partition from accounts where partition = any(
 _SECONDS: Final = 3600.0  # there is no index by number
 
 
-async def read_held_tables(connection: Connection, settings: Settings) -> str:
-    """Return `held_tables` of a server in the caller's snapshot; nothing is asked where one server holds the books."""
-    return "" if has_one_server(settings) else await held_tables(connection, (await read_holdings(connection)).foreign)
+class HeldTables(NamedTuple):
+    """What counts of a server's tables, as of one snapshot."""
+
+    sql: str = ""  # of `held_tables`
+    holdings: Holdings = ONE_SERVER
+
+
+ALL_TABLES: Final = HeldTables()
+
+
+async def read_held_tables(connection: Connection, settings: Settings) -> HeldTables:
+    """Return what counts of a server in the caller's snapshot; nothing is asked where one server holds the books."""
+    if has_one_server(settings):
+        return ALL_TABLES
+    holdings = await read_holdings(connection)
+    return HeldTables(await held_tables(connection, holdings.foreign), holdings)
 
 
 async def held_tables(connection: Connection, foreign: list[int]) -> str:

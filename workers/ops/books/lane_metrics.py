@@ -12,7 +12,7 @@ from infra.clock import utc_now
 from infra.kafka.clients import committed_offsets
 from infra.postgres import Connection
 from workers.ops.books.lanes import LaneProgress
-from workers.ops.books.shards import ONE_SERVER, Holdings
+from workers.ops.books.shards import Holdings
 
 __all__ = ["LaneReader", "LaneState", "MisplacedRecords", "read_misplaced"]
 
@@ -35,7 +35,7 @@ class MisplacedRecords(NamedTuple):
     last_at: datetime
 
 
-async def read_misplaced(connection: Connection, holdings: Holdings = ONE_SERVER) -> list[MisplacedRecords]:
+async def read_misplaced(connection: Connection, holdings: Holdings) -> list[MisplacedRecords]:
     """Return them by topic and source, of the partitions that the server holds.
 
     Raises:

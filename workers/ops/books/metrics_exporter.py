@@ -33,6 +33,7 @@ from workers.ops.books.lanes import read_lanes
 from workers.ops.books.server_readings import LastReading, ServerReadings, merge_readings
 from workers.ops.books.shards import ONE_SERVER, Holdings, ServerError, naming_server, read_holdings, server_name
 from workers.ops.books.snapshot import open_books
+from workers.ops.books.whole_books import check_whole
 from workers.telemetry import metric_table
 from workers.telemetry.collectors import gauge
 from workers.telemetry.worker_metrics import render_metrics
@@ -206,6 +207,7 @@ class _ExporterContext:
     async def _open(self, server: ServerReadings) -> AsyncIterator[tuple[Connection, Holdings]]:
         """Open a server's books in one snapshot, with what it holds."""
         async with open_books(server.settings) as connection:
+            await check_whole(connection, self._settings)
             holdings = ONE_SERVER if len(self.observed.servers) == 1 else await read_holdings(connection)
             server.shard = holdings.shard
             yield connection, holdings
@@ -222,6 +224,7 @@ async def read_servers_once(settings: Settings) -> tuple[bytes, list[ServerError
     Raises:
         NotSetUpError: when the only database was never migrated.
         RepeatedServerError: when two URLs lead to one server.
+        PartOfBooksError: when the only server that is named holds some of the numbers.
         OSError, asyncpg.PostgresError, KafkaError: when the only server cannot be reached or refuses, or Kafka.
 
     """
@@ -237,7 +240,8 @@ async def run_observer(settings: Settings, stop: asyncio.Event, periods: Periods
 
     Raises:
         NotSetUpError: when the database was never migrated.
-        SettingsError: when the port is not available, or two URLs lead to one server.
+        SettingsError: when the port is not available, two URLs lead to one server, or the only one that is named holds
+            some of the numbers.
         KafkaError, PostgresError: when a server refuses a request for good.
 
     """

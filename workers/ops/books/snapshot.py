@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from infra.kafka.records import NotSetUpError
-from infra.postgres import Connection, connect_database
+from infra.kafka.clients import NotSetUpError
+from infra.postgres import Connection, open_database
 from infra.settings import Settings
 
 __all__ = ["connect_to_books", "is_unmigrated", "open_books", "snapshot"]
@@ -34,17 +34,15 @@ async def connect_to_books(settings: Settings) -> AsyncIterator[Connection]:
         OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
 
     """
-    connection = await connect_database(settings)
-    try:
-        yield connection
-    except asyncpg.PostgresError as error:
-        if not is_unmigrated(error):
-            raise
-        raise NotSetUpError(
-            f"the database does not have this version's tables ({error}): run `inmail migrate`"
-        ) from error
-    finally:
-        await connection.close()
+    async with open_database(settings) as connection:
+        try:
+            yield connection
+        except asyncpg.PostgresError as error:
+            if not is_unmigrated(error):
+                raise
+            raise NotSetUpError(
+                f"the database does not have this version's tables ({error}): run `inmail migrate`"
+            ) from error
 
 
 def is_unmigrated(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from infra.postgres import Connection
-from workers.ops.books.balance import Balance, UnknownAccountError, balance_of
+from workers.ops.books.balance import Balance, balance_of
 from workers.ops.books.reasons import reason_of
 from workers.ops.books.shards import by_account
 
@@ -17,7 +17,6 @@ __all__ = [
     "LINE_COLUMNS",
     "Statement",
     "StatementLine",
-    "UnknownAccountError",
     "read_statement",
     "statement_of",
     "write_csv",

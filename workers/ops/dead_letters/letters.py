@@ -183,7 +183,7 @@ def parse_dead_letter(record: ConsumerRecord) -> DeadLetter:
             record.partition,
             record.offset,
             event.id,
-            data["reason"].value,
+            data["reason"],
             data["error"],
             event.subject,
             _text(attributes.get("type")),

@@ -27,7 +27,7 @@ from workers.ops.dead_letters.server_answers import read_server_redrives
 from workers.ops.numbers import open_locked
 from workers.ops.operations import Intent, OngoingOperation, Operator, recorded_operation
 
-__all__ = ["LETTER_HEADER", "OPERATION_HEADER", "VERB", "redrive"]
+__all__ = ["OPERATION_HEADER", "VERB", "redrive"]
 
 VERB = "redrive"
 OPERATION_HEADER = "inmail-redrive-operation"

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from infra.kafka.clients import partition_of
 from infra.kafka.records import partition_counts
-from infra.postgres import Connection, connect_database
+from infra.postgres import Connection, open_database
 from infra.settings import Settings
 from schemas.catalogue import INPUT_TOPICS, Undecodable
 from schemas.envelope import Event
@@ -195,8 +195,7 @@ async def plan_redrive(settings: Settings, selection: LetterFilter, options: Red
 
     """
     plan = RedrivePlan(options.rate)
-    connection = await connect_database(settings)
-    try:
+    async with open_database(settings) as connection:
         redrives = await read_server_redrives(settings, connection=connection)
         plan.silent = redrives.silent
         async with aclosing(decide_redrives(settings, connection, selection, options, redrives.found)) as decisions:
@@ -210,8 +209,6 @@ async def plan_redrive(settings: Settings, selection: LetterFilter, options: Red
                         plan.letters[decision.letter.origin_topic, decision.letter.reason] += 1
                         plan.in_doubt += decision.in_doubt
                         plan.places.add(letter_key(decision.letter))
-    finally:
-        await connection.close()
     return plan
 
 

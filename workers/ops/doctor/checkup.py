@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from functools import partial
 
-from pydantic import PostgresDsn
-
 from infra.kafka.cluster_queries import ClusterQueries, open_cluster_queries
-from infra.postgres import connect_database
+from infra.postgres import database_address, open_database
 from infra.settings import Settings
 from infra.shards import settings_of_shards
 from workers.ledger.plans import CatalogueError, load_catalogue
@@ -56,11 +54,9 @@ async def run_checkup(
 
 async def _ask_server(questions: Questions, settings: Settings, *, before_start: bool) -> bool:
     """Ask a Postgres server; tell whether it answers."""
-    (host, *_) = PostgresDsn(settings.database_url.get_secret_value()).hosts()
-    place = f"{host['host'] or 'the local socket'}:{host['port'] or 5432}"
     several = not has_one_server(settings)
     questions.server_name = server_name(settings) if several else ""
-    async with questions.server("Postgres", place, _Database(settings)) as connection:
+    async with questions.server("Postgres", database_address(settings), open_database(settings)) as connection:
         if connection is not None:
             await _ask_postgres(questions, connection, before_start=before_start, several=several)
     questions.server_name = ""
@@ -104,19 +100,3 @@ async def _ask_kafka(questions: Questions, cluster: ClusterQueries, settings: Se
     await questions.ask("topics", "settings", lambda: kafka_checks.check_settings(settings))
     await questions.ask("clocks", "Kafka", lambda: kafka_checks.check_clock(cluster, settings))
     return True
-
-
-class _Database:
-    """A connection to the ledger's database, as a context."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._connection: ServerConnection | None = None
-
-    async def __aenter__(self) -> ServerConnection:
-        self._connection = await connect_database(self._settings)
-        return self._connection
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._connection is not None:
-            await self._connection.close()

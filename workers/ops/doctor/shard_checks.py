@@ -48,7 +48,11 @@ def _numbers(overview: ShardsOverview) -> list[CheckResult]:
     results = []
     moving = {each.number for server in overview.servers for each in server.under_way}
     if moving:
-        text = f"a move of {number_ranges(sorted(moving))} is under way, or was broken off: nobody works them meanwhile"
+        # While a number is copied ahead, the server that it is to leave still works it.
+        standing = moving.difference(*(server.held for server in overview.servers))
+        text = f"a move of {number_ranges(sorted(moving))} is under way, or was broken off"
+        if standing:
+            text += f": nobody works {number_ranges(sorted(standing))} meanwhile"
         results.append(warning(_AREA, "moves", text, "the same `inmail shards move` goes on where one was broken off"))
     if overview.is_complete and (unheld := [each for each in overview.unheld if each not in moving]):
         results.append(wrong(_AREA, "numbers", f"no server holds {number_ranges(unheld)}: nobody works them", _LIST))

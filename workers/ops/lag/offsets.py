@@ -5,7 +5,10 @@ Of such a partition no count of unread records by its group's offset is true, le
 
 from typing import Final
 
+from aiokafka import TopicPartition
+
 from workers.ops.lag.model import Classification, Facts, Sample, Status
+from workers.topology import TOPIC_OF, skip_statement
 
 __all__ = ["LOST_UNDECIDED", "classify_offsets"]
 
@@ -48,7 +51,9 @@ def _halted(committed: int | None, facts: Facts) -> str | None:
     """Return why a lane cannot go on: where it has not begun yet, the reason that it will give."""
     if committed is not None and facts.stored is not None and max(committed, facts.stored) < facts.oldest:
         words = f"the oldest left is {facts.oldest:,}, and the books have read up to {facts.stored:,}"
-        return f"{LOST_UNDECIDED}: {words}. To go on without those between, {_pass_over(facts)}"
+        worker, partition = facts.place
+        statement = skip_statement(TopicPartition(TOPIC_OF[worker], partition), facts.oldest)
+        return f"{LOST_UNDECIDED}: {words}. To go on without those between, run in the database: {statement}"
     return None if facts.halted is None else f"its lane cannot go on: {facts.halted}"
 
 
@@ -57,12 +62,3 @@ def _set_back(facts: Facts, stored: int) -> str:
     worker, partition = facts.place
     command = f"inmail replay rewind {worker} --to-offset {max(stored, facts.oldest)} --partition {partition}"
     return f"stop the group's workers and run `{command}`"
-
-
-def _pass_over(facts: Facts) -> str:
-    """Return what moves the books past records that retention took before they were decided."""
-    worker, partition = facts.place
-    return (
-        f"run in the database: update lanes set next_offset = {facts.oldest}"  # noqa: S608 - words
-        f" where consumer_group = 'inmail-{worker}' and partition = {partition}"
-    )

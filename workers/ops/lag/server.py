@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -68,12 +69,19 @@ async def _livez(_: web.Request) -> web.Response:
     return web.json_response({"alive": True})
 
 
+async def _readyz(served: ServedLag, oldest: timedelta, _: web.Request) -> web.Response:
+    """Answer whether the last sample is not older than `oldest`, and the reason if it is."""
+    reason = served.stale(oldest)
+    body = {"ready": reason is None, "reasons": [] if reason is None else [reason]}
+    return web.json_response(body, status=200 if reason is None else 503)
+
+
 @asynccontextmanager
 async def serve_lag(served: ServedLag, address: str, period: float) -> AsyncIterator[str]:
     """Serve what an observer saw last, until left; yields where, for port 0 with the one that was free.
 
-    Both answer 503 and the reason before the first look, and once the last one is older than three periods: old numbers
-    would look like good ones.
+    `/lag`, `/metrics` and `/readyz` answer 503 and the reason before the first look, and once the last one is older
+    than three periods: old numbers would look like good ones. `/readyz` makes no text of them: a probe costs nothing.
 
     Raises:
         SettingsError: when the address cannot be had.
@@ -106,7 +114,8 @@ async def serve_lag(served: ServedLag, address: str, period: float) -> AsyncIter
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     application = web.Application()
-    application.add_routes([web.get("/lag", lag), web.get("/metrics", metrics), web.get("/livez", _livez)])
+    application.add_routes([web.get("/lag", lag), web.get("/metrics", metrics)])
+    application.add_routes([web.get("/livez", _livez), web.get("/readyz", partial(_readyz, served, oldest))])
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from workers.ops.lag.model import Classification, Facts, Sample, Status, StatusLimits
 from workers.ops.lag.offsets import classify_offsets
 
-__all__ = ["Facts", "classify", "lowered_from", "pace_of", "still_since", "within"]
+__all__ = ["classify", "lowered_from", "pace_of", "still_since", "within"]
 
 
 @dataclass(frozen=True, slots=True)

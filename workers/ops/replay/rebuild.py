@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from infra.first_of import run_until_first
 from infra.kafka.clients import admin_client, count_partitions, reader
 from infra.migrate import migrate
-from infra.postgres import Connection, connect_database
+from infra.postgres import Connection, open_database
 from infra.rate_limit import RateLimit
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS
@@ -36,7 +36,7 @@ from workers.ops.replay.parallel_batches import BatchCombiner
 from workers.ops.replay.rebuild_lanes import TargetLanes
 from workers.ops.replay.rebuild_plan import RebuildPlan, RebuildRequest, target_settings
 
-__all__ = ["Operator", "rebuild"]
+__all__ = ["rebuild"]
 
 SIDE_BY_SIDE = 4  # partition numbers decided concurrently: each mostly waits for Kafka and Postgres
 _NOTE_SECONDS = 1.0
@@ -125,14 +125,11 @@ async def _open_target(
 
 @asynccontextmanager
 async def _connect_target(target: Settings) -> AsyncIterator[Connection]:
-    connection = await connect_database(target)
-    try:
+    async with open_database(target) as connection:
         # After a crash of the server, lost transactions are decided again: the lanes' rows are lost with them.
         # A migration of its tables may have to wait for another one.
         await connection.execute("set synchronous_commit = off; set lock_timeout = 0")
         yield connection
-    finally:
-        await connection.close()
 
 
 def _jobs(catalogue: Catalogue, settings: Settings) -> dict[str, Job]:

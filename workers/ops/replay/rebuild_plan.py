@@ -21,6 +21,7 @@ from pydantic import PostgresDsn, SecretStr
 
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
+from infra.shards import number_ranges
 from workers.jobs.record_times import TimePolicy, read_set_backs
 from workers.ledger.plans import SHIPPED, Catalogue, load_catalogue
 from workers.ops.books.snapshot import open_books
@@ -33,7 +34,9 @@ from workers.ops.replay.rebuild_spans import (
     plan_spans,
     read_ended,
     read_positions,
+    read_topic_ids,
     refuse_lost,
+    refuse_recreated,
     refuse_set_back,
 )
 
@@ -162,8 +165,9 @@ async def plan_rebuild(settings: Settings, request: RebuildRequest) -> RebuildPl
         raise RefusedError(f"{request.schema} is not a valid schema name here: use a to z, digits and _, not pg_...")
     async with open_books(settings) as live:
         positions, ended = await read_positions(live), await read_ended(live, request.start)
-        set_backs = await read_set_backs(live)
+        set_backs, ids = await read_set_backs(live), await read_topic_ids(live)
         target = await _inspect_target(settings, request, live)
+    await refuse_recreated(settings, request.numbers, ids)
     spans = await plan_spans(
         settings, request.numbers, request.start, live=positions, ended=ended, target=target.positions
     )
@@ -218,6 +222,7 @@ async def _inspect_target(settings: Settings, request: RebuildRequest, live: Con
             "select exists (select from accounts) or exists (select from ticks) or exists (select from lanes)"
             " or exists (select from operations)"
         ):
+            await _refuse_moved(target, request, request.arguments(settings), name)
             raise RefusedError(
                 f"{name} is not empty, and was not begun by this verb with these options and catalogues: use"
                 " an empty database, or the options and catalogues it was begun with"
@@ -226,6 +231,22 @@ async def _inspect_target(settings: Settings, request: RebuildRequest, live: Con
         spans = plan["partitions"] if plan else ()
         ended = {TopicPartition(each["topic"], each["partition"]): each.get("ended", 0) for each in spans}
         return _Target(own, await read_positions(target), ended)
+
+
+async def _refuse_moved(target: Connection, request: RebuildRequest, arguments: dict[str, Any], name: str) -> None:
+    """Refuse a target that was begun with the same options, for other numbers: these have moved since."""
+    row = await target.fetchrow(
+        "select arguments -> 'numbers' as numbers from operations"
+        " where verb = $1 and arguments - 'numbers' = $2::jsonb - 'numbers' limit 1",
+        request.verb,
+        arguments,
+    )
+    if row is not None:
+        before, now = (number_ranges(each) if each else "all" for each in (row["numbers"], request.numbers))
+        raise RefusedError(
+            f"{name} was begun for the partition numbers that the server held then ({before}; now {now}): numbers have"
+            " moved since, so use another --schema"
+        )
 
 
 async def _refuse_live(live: Connection, target: Connection, request: RebuildRequest, name: str) -> None:

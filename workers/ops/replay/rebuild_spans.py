@@ -4,19 +4,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
+from uuid import UUID
 
 from aiokafka import TopicPartition
 
 from infra.clock import EPOCH, to_milliseconds
-from infra.kafka.clients import reader
+from infra.kafka.clients import admin_client, reader
 from infra.kafka.records import partition_counts
+from infra.kafka.topic_ids import topic_ids
 from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ops.books.lanes import read_lanes
 from workers.ops.operations import RefusedError
 from workers.topology import WORKER_OF
 
-__all__ = ["Positions", "Span", "plan_spans", "read_ended", "read_positions", "refuse_lost", "refuse_set_back"]
+__all__ = [
+    "Positions",
+    "Span",
+    "plan_spans",
+    "read_ended",
+    "read_positions",
+    "read_topic_ids",
+    "refuse_lost",
+    "refuse_recreated",
+    "refuse_set_back",
+]
 
 Positions = Mapping[TopicPartition, tuple[int, datetime]]  # of lanes: the next offset, and the latest broker time
 
@@ -46,6 +58,15 @@ async def read_positions(connection: Connection) -> Positions:
         TopicPartition(lane.topic, lane.partition): (lane.next_offset, lane.as_of or EPOCH)
         for lane in await read_lanes(connection)
         if lane.next_offset is not None
+    }
+
+
+async def read_topic_ids(connection: Connection) -> Mapping[TopicPartition, UUID]:
+    """Return of which topics the lanes of a ledger have read, by Kafka's ids; without lanes that do not know it."""
+    return {
+        TopicPartition(lane.topic, lane.partition): lane.topic_id
+        for lane in await read_lanes(connection)
+        if lane.next_offset and lane.topic_id is not None
     }
 
 
@@ -116,6 +137,31 @@ def _check_target(place: TopicPartition, stands: int, begin: int, end: int) -> N
             f"the target has decided {name} up to offset {stands}, and the live ledger up to {end} only: if the topic"
             f" was created again, {_ANOTHER}; else run the command again once the live ledger has read as far"
         )
+
+
+async def refuse_recreated(settings: Settings, numbers: Sequence[int], read: Mapping[TopicPartition, UUID]) -> None:
+    """Refuse to read topics that are not those which the live lanes have read: other records have their offsets.
+
+    Args:
+        settings: where Kafka is.
+        numbers: the partition numbers; none for all.
+        read: the ids of the topics that the live lanes have read.
+
+    Raises:
+        RefusedError: when a topic was created again, and its lanes do not go on with it yet. A topic that is gone is
+            for `plan_spans` to tell.
+        KafkaError: when Kafka cannot be reached or refuses.
+
+    """
+    async with admin_client(settings) as admin:
+        ids = await topic_ids(admin, list(WORKER_OF))
+    for place, topic_id in read.items():
+        if (not numbers or place.partition in numbers) and ids.get(place.topic, topic_id) != topic_id:
+            raise RefusedError(
+                f"{place.topic} was deleted and created again, and the records that the live ledger has decided are"
+                " gone with the one before: run `inmail topics apply` first, with which its lanes go on, then this"
+                " command again"
+            )
 
 
 def refuse_lost(spans: Sequence[Span]) -> None:

@@ -66,7 +66,7 @@ async def reemit(  # noqa: PLR0913 - what, how and by whom, and how to stop it
         finally:
             await emitter.close()
 
-    intent = Intent(VERB, *who, operation_arguments(selection, plan.to), plan.summary())
+    intent = Intent(VERB, *who, operation_arguments(selection, plan.to, plan.topic_ids), plan.summary())
     return await run_parts(settings, intent, plan, work, stop=stop, progress=progress)
 
 

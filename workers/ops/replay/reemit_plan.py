@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from infra.kafka.clients import admin_client
+from infra.kafka.topic_ids import topic_ids
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import ALL_TOPICS, CREDIT_EVENTS, SEND_RESULTS
@@ -38,6 +39,7 @@ class ReemitPlan:
     resumes: int | None = None  # the operation to resume
     sent_before: int = 0  # by the resumed operations
     numbers: Sequence[int] | None = None  # of one of several servers, whose rows are sent; None: all
+    topic_ids: Mapping[str, str] = field(default_factory=dict)  # of the target topics that are there now
     servers: "ServerParts[ReemitPlan] | None" = None  # the plans of several servers, of which this one is the sum
 
     @property
@@ -75,9 +77,12 @@ class ReemitPlan:
         return plan if self.servers is None else plan | {"servers": self.servers.summary()}
 
 
-def operation_arguments(selection: RowFilter, to: str | None) -> dict[str, Any]:
-    """Return the arguments of a reemission for JSON: one with the same arguments resumes it."""
-    return {"selection": selection.summary(), "to": to}
+def operation_arguments(selection: RowFilter, to: str | None, topic_ids: Mapping[str, str]) -> dict[str, Any]:
+    """Return the arguments of a reemission for JSON: one with the same arguments resumes it.
+
+    A topic that was created again has another id: nothing that was sent before is in it.
+    """
+    return {"selection": selection.summary(), "to": to, "topic_ids": dict(topic_ids)}
 
 
 async def plan_reemit(
@@ -99,7 +104,7 @@ async def plan_reemit(
         KafkaError, OSError, asyncpg.PostgresError: when Kafka or Postgres cannot be reached or refuses.
 
     """
-    partitions = await _partitions(settings, to)
+    partitions, ids = await _read_targets(settings, to)
     settings = await one_server_of(settings, selection.account, selection.partition)
 
     async def plan_part(connection: Connection, holdings: Holdings, earlier: Unfinished | None) -> ReemitPlan:
@@ -107,26 +112,27 @@ async def plan_reemit(
             "select exists (select from accounts where account_id = $1)", selection.account
         ):
             raise UnknownAccountError(selection.account)
-        plan = ReemitPlan(rate, to, partitions, numbers=holdings.counted)
+        plan = ReemitPlan(rate, to, partitions, numbers=holdings.counted, topic_ids=ids)
         if earlier is not None and "position" in earlier.result:
             plan.resume(earlier)
         plan.events = await count_events(connection, selection, plan.start, plan.numbers)
         return plan
 
-    resumption = None if from_start else Resumption(VERB, operation_arguments(selection, to))
+    resumption = None if from_start else Resumption(VERB, operation_arguments(selection, to, ids))
     plan = await plan_parts(settings, resumption, plan_part)
     if isinstance(plan, ServerParts):
         events = sum((part.events for part in plan.plans), Counter[str]())
+        before = plan.sent_before
         plan = ReemitPlan(
-            rate, to, partitions, events, resumes=plan.resumes, sent_before=plan.sent_before, servers=plan
+            rate, to, partitions, events, resumes=plan.resumes, sent_before=before, topic_ids=ids, servers=plan
         )
     if selection.request is not None and not plan.count and plan.resumes is None and not plan.silent:
         raise RefusedError(f"the ledger has no matching row of request {selection.request}")
     return plan
 
 
-async def _partitions(settings: Settings, to: str | None) -> dict[str, int]:
-    """Return the number of partitions of each target topic; refuse a topic that must not be written to."""
+async def _read_targets(settings: Settings, to: str | None) -> tuple[dict[str, int], dict[str, str]]:
+    """Return how many partitions each target topic has, and its id; refuse a topic that must not be written to."""
     if to in ALL_TOPICS:
         raise RefusedError(
             f"{to} is a topic of this system: its workers read it, or its readers expect one kind of event there."
@@ -137,10 +143,11 @@ async def _partitions(settings: Settings, to: str | None) -> dict[str, int]:
     wanted = [to] if to is not None else [SEND_RESULTS, CREDIT_EVENTS]
     async with admin_client(settings) as admin:
         rows = await admin.describe_topics()  # of all: a broker may create a topic that is described by name
+        ids = await topic_ids(admin, wanted)
     found = {row["topic"]: len(row["partitions"]) for row in rows if row["error_code"] == 0}
     if missing := [topic for topic in wanted if topic not in found]:
         raise RefusedError(
             f"there is no topic {missing[0]}: create it first, with as many partitions as {SEND_RESULTS} has"
             f" ({found.get(SEND_RESULTS, 0)}) to keep accounts where they are"
         )
-    return {topic: found[topic] for topic in wanted}
+    return {topic: found[topic] for topic in wanted}, {topic: str(topic_id) for topic, topic_id in sorted(ids.items())}

@@ -60,6 +60,10 @@ class RowFilter:
         return {n: v if isinstance(v, int) else str(v) for n, v in given.items() if v is not None}
 
 
+# Their key begins with the partition: every one that there is, so that it finds a request.
+_TICK_PARTITIONS: Final = (
+    "t.partition = any(array(select generate_series(0, (select max(x.partition) from ticks as x))))"
+)
 # An index finds the rows of a request by the position of its record, which its answer has.
 _AT_ITS_PLACE = """
 (j.source_partition, j.source_offset) in (
@@ -72,7 +76,7 @@ _AT_ITS_PLACE = """
     select r.source_partition, r.source_offset from journal as r
     where r.request_id = {0} and r.is_answer and r.code = 'key_conflict'
     union all
-    select t.partition, t.source_offset from ticks as t where t.request_id = {0}
+    select t.partition, t.source_offset from ticks as t where t.request_id = {0} and {1}
 )
 """
 
@@ -105,6 +109,8 @@ def _conditions(
     if ticks:
         texts = ["(t.partition, t.source_offset, t.request_id) > ($1, $2, $3)", "t.code <> 'booking'"]
         values: list[Any] = [position.first, position.second, position.third]
+        if selection.request is not None:
+            texts.append(_TICK_PARTITIONS)
     else:
         texts, values = ["(j.account, j.sequence) > ($1, $2)"], [position.first, position.second]
         given += [("j.worker = ", selection.worker and selection.worker.value)]
@@ -113,7 +119,7 @@ def _conditions(
             texts.append("j.account = (select a.account from accounts as a where a.account_id = $3)")
         if selection.request is not None:
             values.append(selection.request)
-            texts.append(_AT_ITS_PLACE.format(f"${len(values)}"))
+            texts.append(_AT_ITS_PLACE.format(f"${len(values)}", _TICK_PARTITIONS))
     if numbers is not None:
         values.append(numbers)
         texts.append(_OF_NUMBERS[part].format(f"${len(values)}"))

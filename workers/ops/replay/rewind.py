@@ -14,9 +14,10 @@ from typing import Final
 
 from aiokafka import TopicPartition
 from asyncpg import Record
+from pydantic import SecretStr
 
 from infra.kafka.clients import admin_client, committed_offsets
-from infra.postgres import Connection, connect_database
+from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ops.books.lanes import last_owners
 from workers.ops.books.shards import naming_server
@@ -92,26 +93,38 @@ async def rewind(  # noqa: PLR0913 - what, how and by whom, and how to stop it
                 again = await plan_rewind(settings, plan.worker, target, options, plan.targets)
                 if again.held_by != plan.held_by:
                     raise RefusedError(_MOVED)
-                await _set_offsets(settings, operation, again, [operation.connection, *others])
+                connections = others | {settings.database_url: operation.connection}
+                await _set_offsets(settings, operation, again, connections)
     return operation
 
 
 @asynccontextmanager
-async def _open_others(settings: Settings, plan: RewindPlan) -> AsyncIterator[list[Connection]]:
-    """Connect to the servers that hold partitions of a plan, but for that of the operation; lock the verb there."""
+async def _open_others(settings: Settings, plan: RewindPlan) -> AsyncIterator[dict[SecretStr, Connection]]:
+    """Connect to the servers that hold partitions of a plan, but for that of the operation; lock the verb there.
+
+    Yield the connections by the server's URL.
+    """
     async with AsyncExitStack() as opened:
-        connections = []
+        connections: dict[SecretStr, Connection] = {}
         for server, _ in plan.servers:
             if server.database_url != settings.database_url:
                 with naming_server(server):
-                    connections.append(await opened.enter_async_context(open_locked(server, VERB)))
+                    connections[server.database_url] = await opened.enter_async_context(open_locked(server, VERB))
         yield connections
 
 
 async def _set_offsets(
-    settings: Settings, operation: OngoingOperation, plan: RewindPlan, connections: Sequence[Connection]
+    settings: Settings, operation: OngoingOperation, plan: RewindPlan, connections: Mapping[SecretStr, Connection]
 ) -> None:
-    """Set the offsets of a plan computed after the group's last member has left."""
+    """Set the offsets of a plan computed after the group's last member has left.
+
+    Args:
+        settings: where Kafka and Postgres are.
+        operation: that the rewind is noted as.
+        plan: what to set.
+        connections: to the servers of the plan, by their URLs: those that hold the verb's lock.
+
+    """
     if plan.refusal is not None or (plan.members and plan.moves):
         raise RefusedError(plan.refusal or "the group has members again")
     # Saved first, so that a rewind killed after this line can be undone.
@@ -124,12 +137,13 @@ async def _set_offsets(
         for server, held in plan.servers:
             own = {move.partition: move.target for move in plan.moves if not held or move.partition in held}
             with naming_server(server):
-                announced.append((server, await _announce_offsets(server, (group, topic), own)))
+                connection = connections[server.database_url]
+                announced.append((server, await _announce_offsets(connection, (group, topic), own)))
         # Announced on a server that has copied its lanes to another meanwhile, the other would not know.
         numbers = [number for each in plan.servers for number in each.numbers]
         if await servers_of_numbers(settings, numbers) != plan.servers:
             raise RefusedError(_MOVED)
-        owners = [await last_owners(connection, group) for connection in connections]
+        owners = [await last_owners(connection, group) for connection in connections.values()]
         await set_offsets(settings, group, offsets, set().union(*owners))
         async with admin_client(settings) as admin:
             if await committed_offsets(admin, group, list(offsets)) != offsets:
@@ -138,32 +152,24 @@ async def _set_offsets(
                 )
         for server, lanes in announced:
             with naming_server(server):
-                await _note_offsets(server, (group, topic), lanes)
+                await _note_offsets(connections[server.database_url], (group, topic), lanes)
     operation.result["set"] = True
 
 
-async def _announce_offsets(settings: Settings, key: tuple[str, str], targets: Mapping[int, int]) -> list[Record]:
+async def _announce_offsets(connection: Connection, key: tuple[str, str], targets: Mapping[int, int]) -> list[Record]:
     """Let the lanes expect the new offsets: they would take an unannounced older offset for a broker's error.
 
     Announced before the offsets are set: a lane accepts any offset from the announced one on, so an announcement alone
     does no harm. It ends the lanes' epochs: a worker that was frozen, and that its group counted out, would give its
     lanes back with what it knows to be published. Return of each lane its partition, its target and its new epoch.
     """
-    connection = await connect_database(settings)
-    try:
-        return await connection.fetch(_ANNOUNCE, *key, list(targets), list(targets.values()))
-    finally:
-        await connection.close()
+    return await connection.fetch(_ANNOUNCE, *key, list(targets), list(targets.values()))
 
 
-async def _note_offsets(settings: Settings, key: tuple[str, str], lanes: Sequence[Record]) -> None:
+async def _note_offsets(connection: Connection, key: tuple[str, str], lanes: Sequence[Record]) -> None:
     """Note that no answer beyond the new offsets counts as published, in the rows of lanes that nobody has since then.
 
     Whatever a broker tells later, or forgets: what was published before the rewind is to be published again.
     """
     columns = [[lane[name] for lane in lanes] for name in ("partition", "target", "epoch")]
-    connection = await connect_database(settings)
-    try:
-        await connection.execute(_NOTE, *key, *columns)
-    finally:
-        await connection.close()
+    await connection.execute(_NOTE, *key, *columns)

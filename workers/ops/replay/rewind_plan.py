@@ -20,6 +20,7 @@ from infra.shards import settings_of_shards
 from workers.ledger.model import WorkerName
 from workers.ops.books.shards import naming_server, server_name
 from workers.ops.books.snapshot import connect_to_books, open_books
+from workers.ops.books.whole_books import check_whole_books
 from workers.ops.group_offsets import describe_group
 from workers.ops.numbers import ServerNumbers, names_by_number, servers_of_numbers
 from workers.ops.operations import RefusedError
@@ -139,16 +140,18 @@ async def plan_rewind(
     Raises:
         RefusedError: when the target does not exist, or would skip records. The message names the allowed range.
         NotSetUpError: when the topics or the tables do not exist.
+        PartOfBooksError: when the only server that is named holds some of the numbers.
         NotHeldError, ServerError: of several servers, as `servers_of_numbers` raises them: all that hold one of the
             partitions have to answer, as the offsets are set all at once.
         KafkaError, OSError, asyncpg.PostgresError: when Kafka or Postgres cannot be reached or refuses.
 
     """
+    await check_whole_books(settings)
     servers = await servers_of_numbers(settings, target.partitions)
     async with admin_client(settings) as admin:
         group = await describe_group(admin, GROUP_OF[TOPIC_OF[worker]])
     rewound = None
-    if target.kind is TargetKind.UNDO and targets is None:
+    if target.kind is TargetKind.UNDO:
         rewound = await _find_rewind(settings, target)
     found: dict[int, int] = {}
     moves, absent = [], []
@@ -193,6 +196,8 @@ async def _plan_server(  # noqa: PLR0913, PLR0917 - where, what, and what is kno
     places = await read_partition_states(settings, connection, worker, target.partitions)
     if targets is None:
         targets = await find_targets(settings, connection, worker, target, places, rewound)
+    if rewound is not None:
+        await _check_undo(connection, worker, places, rewound)
     goes = {number: offset for number, offset in targets.items() if number in places}
     problems = [move_problem(target.kind, places[number], offset) for number, offset in goes.items()]
     if any(problems):
@@ -212,20 +217,45 @@ def _must_move(kind: TargetKind, place: PartitionState, offset: int) -> bool:
 
 async def _plan_move(connection: Connection, worker: WorkerName, place: PartitionState, goes: int) -> OffsetMove:
     known = min(place.committed_offset, place.stored)
-    answers = 0
-    if goes < known:
-        query = (
-            "select count(*) from ticks where 'expiry' = $1 and partition = $2 and source_offset >= $3"
-            " and source_offset < $4 and as_of > coalesce($5::timestamptz, '-infinity')"
-            if worker is WorkerName.EXPIRY
-            else "select count(*) from journal where worker = $1 and source_partition = $2 and source_offset >= $3"
-            " and source_offset < $4 and is_answer and as_of > coalesce($5::timestamptz, '-infinity')"
-        )
-        answers = await connection.fetchval(
-            query, worker.value, place.partition, goes, known, place.since, timeout=_COUNT_SECONDS
-        )
+    answers = await _count_answers(connection, worker, place, (goes, known)) if goes < known else 0
     again, anew = max(0, known - goes), max(0, place.committed_offset - max(goes, place.stored))
     return OffsetMove(place.partition, place.committed_offset, goes, again, answers, anew)
+
+
+async def _count_answers(
+    connection: Connection, worker: WorkerName, place: PartitionState, offsets: tuple[int, int]
+) -> int:
+    """Return of how many records from one offset to before another an outcome was decided for the record itself."""
+    query = (
+        "select count(*) from ticks where 'expiry' = $1 and partition = $2 and source_offset >= $3"
+        " and source_offset < $4 and as_of > coalesce($5::timestamptz, '-infinity')"
+        if worker is WorkerName.EXPIRY
+        else "select count(*) from journal where worker = $1 and source_partition = $2 and source_offset >= $3"
+        " and source_offset < $4 and is_answer and as_of > coalesce($5::timestamptz, '-infinity')"
+    )
+    return int(
+        await connection.fetchval(query, worker.value, place.partition, *offsets, place.since, timeout=_COUNT_SECONDS)
+    )
+
+
+async def _check_undo(
+    connection: Connection, worker: WorkerName, places: Mapping[int, PartitionState], rewound: Record
+) -> None:
+    """Refuse to go forward over records that were decided since a rewind, whose answers may not be published.
+
+    They had no outcome before: the books were restored from a backup, or an earlier version made them dead letters.
+    """
+    for move in rewound["result"].get("moves", ()):
+        place = places.get(move["partition"])
+        if place is None or place.committed_offset >= move["from"]:
+            continue
+        now = await _count_answers(connection, worker, place, (move["to"], move["from"]))
+        if new := max(0, now - move["of_which_first_answers"]):
+            raise RefusedError(
+                f"partition {place.partition}: {new:,} record{'s'[: new != 1]} up to {move['from']} had no outcome"
+                " before the rewind, and has one now: to go forward could leave its answer unpublished. Let the workers"
+                " read on: they publish it, and come to where the group was"
+            )
 
 
 def _refusal(moves: Sequence[OffsetMove], members: Sequence[str], options: RewindOptions) -> str | None:

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from infra.postgres import Connection, connect_database
+from infra.postgres import Connection, open_database
 from infra.settings import Settings
 from infra.shards import number_ranges
 from workers.ops.books.shards import ServerError, naming_server, read_holdings
@@ -150,11 +150,8 @@ class _Run:
             async with open_locked(part.server, self._verb) as connection:
                 yield connection
             return
-        connection = await connect_database(part.server)
-        try:
+        async with open_database(part.server) as connection:
             yield connection
-        finally:
-            await connection.close()
 
     def _tell_moved(self) -> None:
         """Note the numbers that no part counts for, though all servers answered."""

@@ -5,12 +5,12 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
-from infra.postgres import Connection, connect_database
+from infra.postgres import Connection, open_database
 from infra.settings import Settings
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
 from workers.ops.shards.members import check_members
 from workers.ops.shards.privileges import require_owner
-from workers.ops.shards.servers import ShardServer, open_session, read_server, read_servers
+from workers.ops.shards.servers import ShardServer, books_partitions, open_session, read_server, read_servers
 
 __all__ = ["ADD_VERB", "AddPlan", "add_server", "plan_add"]
 
@@ -69,20 +69,13 @@ async def plan_add(settings: Settings, to: str) -> AddPlan:
         raise RefusedError(
             f"{target.address} and {home.address} have other migrations: run `inmail migrate` of one version on both"
         )
-    connection = await connect_database(target.settings)
-    try:
+    async with open_database(target.settings) as connection:
         await _check_empty(connection, target)
-    finally:
-        await connection.close()
-    connection = await connect_database(settings)
-    try:
+    async with open_database(settings) as connection:
         last = await connection.fetchval(_LAST, ADD_VERB)
-    finally:
-        await connection.close()
     await check_members(settings)  # Kafka would refuse the new server's workers
     ordinal = max(last, *(each.shard.ordinal for each in servers)) + 1
-    partitions = next((each.partitions for each in servers if each.partitions is not None), None)
-    return AddPlan(target, ordinal, partitions)
+    return AddPlan(target, ordinal, books_partitions(servers))
 
 
 async def _check_empty(connection: Connection, target: ShardServer) -> None:

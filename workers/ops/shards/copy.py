@@ -19,12 +19,22 @@ _OPERATIONS: Final = (
     "select o.* from operations as o where o.operation in"
     " (select t.operation from clock_decisions as t where t.partition = $1)"
 )
-# Up to which row each account was copied before. Both servers get it: what is newer is the same question to both.
+# Up to which row each account was copied before, and what its lots had left then. Both servers get it: what is newer is
+# the same question to both.
 _COPIED: Final = """
-create temp table if not exists copied (account bigint primary key, sequence bigint not null);
+create temp table if not exists copied (
+    account bigint primary key, sequence bigint not null, remaining bigint not null
+);
 truncate copied;
 """
-_FILL: Final = "insert into copied select account, sequence from accounts where partition = $1"
+_FILL: Final = """
+insert into copied
+select
+    a.account, a.sequence,
+    (select coalesce(sum(l.remaining), 0) from lots as l where l.account = a.account)
+from accounts as a
+where a.partition = $1
+"""
 # An account is looked up by its key, however wrong the statistics are: few have changed.
 _NEWER: Final = """
 select {columns}
@@ -36,28 +46,49 @@ cross join lateral (
 {join}
 where a.partition = {number} and a.sequence > coalesce(c.sequence, 0)
 """
-# An original id is written with the first row of its request.
+# An original id is written with the first answer to its request, so with a new answer that has none before it. Three
+# partial indexes find answers by their request, as in `ANSWERS_OF_REQUEST`; nothing else of a history is read.
 _NEW_ORIGINAL: Final = """
-inner join original_ids as o on o.request_id = j.request_id and o.account = j.account and not exists (
-    select from journal as e
-    where e.account = j.account and e.request_id = j.request_id and e.sequence < j.sequence
-)
+cross join lateral (
+    select x.* from original_ids as x
+    where j.is_answer and x.request_id = j.request_id and x.account = j.account and not exists (
+        select 1 from journal as e
+        where e.request_id = x.request_id and e.account = x.account and e.sequence < j.sequence
+            and e.is_answer and e.code <> 'key_conflict' and e.code <> 'balance_not_current'
+        union all
+        select 1 from journal as e
+        where e.request_id = x.request_id and e.account = x.account and e.sequence < j.sequence
+            and e.is_answer and e.code = 'balance_not_current'
+        union all
+        select 1 from journal as e
+        where e.request_id = x.request_id and e.account = x.account and e.sequence < j.sequence
+            and e.is_answer and e.code = 'key_conflict'
+    )
+    offset 0
+) as o
 """
-# An account's rows are 1 to its sequence, and what they say of each lot is what the lot has left.
+# An account's rows are 1 to its sequence, and what they say of each lot is what the lot has left: of all rows the first
+# time, and then of those since.
 _UNBALANCED: Final = """
 select a.account_id
 from accounts as a
 left join copied as c on c.account = a.account
 cross join lateral (
-    select count(*) as rows, coalesce(max(j.sequence), 0) as newest, coalesce(sum(j.amount), 0) as amount
-    from journal as j where j.account = a.account
+    select count(*) as rows, coalesce(max(x.sequence), c.sequence, 0) as newest, coalesce(sum(x.amount), 0) as amount
+    from (
+        select y.sequence, y.amount from journal as y
+        where y.account = a.account and y.sequence > coalesce(c.sequence, 0) offset 0
+    ) as x
 ) as j
 cross join lateral (
     select coalesce(sum(l.remaining), 0) as remaining from lots as l where l.account = a.account
 ) as l
 where
     a.partition = $1 and (c.account is null or a.sequence > c.sequence)
-    and (a.sequence <> j.newest or a.sequence <> j.rows or j.amount <> l.remaining)
+    and (
+        a.sequence <> j.newest or a.sequence - coalesce(c.sequence, 0) <> j.rows
+        or coalesce(c.remaining, 0) + j.amount <> l.remaining
+    )
 limit 1
 """
 
@@ -112,7 +143,8 @@ async def _note_copied(source: Connection, target: Connection, number: int) -> N
     for connection in (source, target):
         await connection.execute(_COPIED)
     await target.execute(_FILL, number)
-    await Transfer(target, source).rows("copied", ["account", "sequence"], "select account, sequence from copied")
+    columns = ["account", "sequence", "remaining"]
+    await Transfer(target, source).rows("copied", columns, f"select {', '.join(columns)} from copied")  # noqa: S608
     for connection in (source, target):
         await connection.execute("analyze copied")
 

@@ -1,12 +1,12 @@
 """Moves partition numbers to another server, one after the other, on record; a move that was broken off goes on."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from time import monotonic
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 
 from infra.settings import Settings
@@ -20,6 +20,7 @@ from workers.ops.shards.published import PublishedCheck, UnpublishedError, open_
 from workers.ops.shards.purge import purge_rows
 from workers.ops.shards.servers import ShardSession, open_session
 from workers.ops.shards.steps import (
+    agree_on_count,
     mark_arriving,
     mark_held,
     mark_leaving,
@@ -33,6 +34,8 @@ __all__ = ["VERB", "MoveReport", "MoveStep", "move_numbers"]
 VERB: Final = "shards move"
 _STOP_SECONDS: Final = 60.0
 _PAUSE_SECONDS: Final = 0.5
+
+Result = TypeVar("Result")
 
 
 class MoveStep(StrEnum):
@@ -62,6 +65,20 @@ class MoveReport:
 
     step: Callable[[int, MoveStep], None] = lambda _, __: None
     rows: Callable[[int, int], None] = lambda _, __: None  # copied, and of how many
+    purged: Callable[[int, int], None] = lambda _, __: None  # accounts whose rows were deleted, and of how many
+
+
+class _StoppedError(Exception):
+    """The operator stopped a move while its lanes went on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Conduct:
+    """How numbers are moved."""
+
+    keep: bool
+    stop: asyncio.Event
+    report: MoveReport
 
 
 async def move_numbers(  # noqa: PLR0913 - what, by whom, and how to stop it
@@ -80,7 +97,7 @@ async def move_numbers(  # noqa: PLR0913 - what, by whom, and how to stop it
         plan: the accepted plan.
         who: the operator.
         keep: leave the rows on the server that a number leaves; they are nobody's.
-        stop: ends the operation between two numbers; the same command goes on.
+        stop: ends the operation before the lanes of a number stop, or between two numbers; the same command goes on.
         report: called as it goes on.
 
     Raises:
@@ -91,6 +108,7 @@ async def move_numbers(  # noqa: PLR0913 - what, by whom, and how to stop it
             on where it ended.
 
     """
+    conduct = _Conduct(keep, stop, report or MoveReport())
     arguments = {"numbers": plan.numbers, "to": plan.target.address, "keep": keep}
     async with recorded_operation(settings, Intent(VERB, *who, arguments, plan.summary())) as operation:
         operation.result |= {"moved": [], "rows": 0, "pauses": {}}
@@ -100,7 +118,11 @@ async def move_numbers(  # noqa: PLR0913 - what, by whom, and how to stop it
                 break
             operation.result["under_way"] = each.number
             await operation.save_progress()
-            moved = await _move_number(settings, plan, each, keep=keep, report=report or MoveReport())
+            try:
+                moved = await _move_number(settings, plan, each, conduct)
+            except _StoppedError:
+                operation.stopped = True
+                break
             operation.result["moved"] = sorted({*operation.result["moved"], each.number})
             operation.result["rows"] += moved.rows
             if moved.pause is not None:
@@ -110,11 +132,9 @@ async def move_numbers(  # noqa: PLR0913 - what, by whom, and how to stop it
     return operation
 
 
-async def _move_number(
-    settings: Settings, plan: MovePlan, planned: NumberMove, *, keep: bool, report: MoveReport
-) -> _Moved:
+async def _move_number(settings: Settings, plan: MovePlan, planned: NumberMove, conduct: _Conduct) -> _Moved:
     """Bring one number to its end from wherever it is."""
-    number = planned.number
+    number, report = planned.number, conduct.report
     async with AsyncExitStack() as opened:
         # In one order, whichever way a number goes: two operators do not hold one server each.
         first, second = sorted((planned.other, plan.target), key=lambda server: server.shard.ordinal)
@@ -128,22 +148,23 @@ async def _move_number(
         if kind is MoveKind.TAKE_BACK:
             report.step(number, MoveStep.TAKE_BACK)
             await take_back(target, source, number)
-            await purge_rows(source.connection, number)
+            await purge_rows(source.connection, number, report.purged)
             return _Moved()
         moved = _Moved()
         if kind is MoveKind.MOVE:
-            moved = await _bring_over(settings, source, target, number, report)
-        if kind is not None and not keep:
+            moved = await _bring_over(settings, source, target, number, conduct)
+        if kind is not None and not conduct.keep:
             report.step(number, MoveStep.DELETE)
-            await purge_rows(source.connection, number)
+            await purge_rows(source.connection, number, report.purged)
         report.step(number, MoveStep.DONE)
         return moved
 
 
 async def _bring_over(
-    settings: Settings, source: ShardSession, target: ShardSession, number: int, report: MoveReport
+    settings: Settings, source: ShardSession, target: ShardSession, number: int, conduct: _Conduct
 ) -> _Moved:
     """Copy a number and hand it over, from whichever step it is at."""
+    report = conduct.report
     here, there = source.server.shard.numbers.get(number), target.server.shard.numbers.get(number)
     leaving = here is not None and here.state is not NumberState.HELD
     arriving = there is not None and there.state is NumberState.ARRIVING
@@ -152,28 +173,84 @@ async def _bring_over(
     rows, stopped_at = 0, None
     if here is None or here.state is not NumberState.LEFT:
         report.step(number, MoveStep.PREPARE)
-        if not (leaving and arriving):  # otherwise the target has what was copied before the lanes stopped
-            if not arriving:
-                await mark_arriving(target, source, number, move)
-            await purge_rows(target.connection, number)
-        if not leaving:
-            report.step(number, MoveStep.COPY_AHEAD)
-            rows = await copy_rows(source.connection, target.connection, number, report.rows)
-        async with open_published_check(settings, source.connection) as published:
-            await check_members(settings)  # what was copied stays, and the number's lanes go on if they did
+        if not arriving:
+            await mark_arriving(target, source, number, move)
+        with ExitStack() as standing:
             if not leaving:
-                report.step(number, MoveStep.STOP)
-                stopped_at = await _stop_lanes(source, target, number, move, published)
-            report.step(number, MoveStep.WAIT)
-            await wait_for_writers(source.connection)
-            await published.check_others(number)
-        report.step(number, MoveStep.COPY)
-        rows += await copy_rows(source.connection, target.connection, number, report.rows)
-        report.step(number, MoveStep.HAND_OVER)
-        await mark_left(source, number, move)
+                rows = await _unless_stopped(conduct.stop, _copy_ahead(source, target, number, report))
+            else:
+                standing.enter_context(_tell_standing(number, source))
+                if not arriving:  # otherwise the target has what was copied before the lanes stopped
+                    await _prepare(source, target, number, report)
+            async with open_published_check(settings, source.connection) as published:
+                await check_members(settings)  # what was copied stays, and the number's lanes go on if they did
+                if not leaving:
+                    report.step(number, MoveStep.STOP)
+                    stopped_at = await _stop_lanes(source, target, number, move, published)
+                    standing.enter_context(_tell_standing(number, source))
+                report.step(number, MoveStep.WAIT)
+                await wait_for_writers(source.connection)
+                await published.check_others(number)
+            report.step(number, MoveStep.COPY)
+            rows += await copy_rows(source.connection, target.connection, number, report.rows)
+            report.step(number, MoveStep.HAND_OVER)
+            await agree_on_count(source, target)
+            await mark_left(source, number, move)
     report.step(number, MoveStep.HAND_OVER)
-    await mark_held(source, target, number, move)
+    with _tell_standing(number, None):
+        await mark_held(source, target, number, move)
     return _Moved(rows, None if stopped_at is None else monotonic() - stopped_at)
+
+
+async def _prepare(source: ShardSession, target: ShardSession, number: int, report: MoveReport) -> None:
+    """Delete what the target has of a number from before, and let it number accounts alike."""
+    await purge_rows(target.connection, number, report.purged)
+    await agree_on_count(source, target)
+
+
+async def _copy_ahead(source: ShardSession, target: ShardSession, number: int, report: MoveReport) -> int:
+    """Copy a number while its lanes go on, until they could stop; return how many rows were copied."""
+    await _prepare(source, target, number, report)
+    report.step(number, MoveStep.COPY_AHEAD)
+    rows = await copy_rows(source.connection, target.connection, number, report.rows)
+    await wait_for_writers(source.connection)  # one that stays open would keep the number standing, once it has stopped
+    return rows
+
+
+async def _unless_stopped(stop: asyncio.Event, part: Coroutine[Any, Any, Result]) -> Result:
+    """Return what a part of a move returns, or break it off at a stop.
+
+    Raises:
+        _StoppedError: when a stop came before its end.
+
+    """
+    working, stopping = asyncio.ensure_future(part), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if working.done() and (not stop.is_set() or working.exception() is not None):
+            return working.result()
+        raise _StoppedError
+    finally:
+        working.cancel()
+        stopping.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)
+
+
+@contextmanager
+def _tell_standing(number: int, holder: ShardSession | None) -> Iterator[None]:
+    """Add to an error that the number's lanes stand, and how they go on.
+
+    Args:
+        number: the partition number.
+        holder: the server that can take the number back; None: it has given it away.
+
+    """
+    try:
+        yield
+    except Exception as error:
+        back = "" if holder is None else f", or take it back with `--to {holder.server.shard.ordinal}`"
+        error.add_note(f"number {number} stands: run the same command again{back}")
+        raise
 
 
 async def _stop_lanes(

@@ -8,12 +8,12 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import SecretStr
 
-from infra.postgres import connect_database
+from infra.postgres import open_database
 from infra.settings import Settings
 from infra.shards import NumberState
 from workers.ops.operations import RefusedError
 from workers.ops.shards.members import check_members
-from workers.ops.shards.servers import ShardServer, read_server, read_servers
+from workers.ops.shards.servers import ShardServer, books_partitions, read_server, read_servers
 
 __all__ = ["MoveKind", "MovePlan", "NumberMove", "parse_numbers", "plan_moves", "plan_number"]
 
@@ -22,6 +22,8 @@ select count(*) as accounts, coalesce(sum(sequence), 0)::bigint as rows,
     exists (select from lanes where partition = $1) as has_lanes
 from accounts where partition = $1
 """
+
+_SIZE_SECONDS: Final = 600.0  # there is no index by number, and accounts may be many
 
 
 class MoveKind(StrEnum):
@@ -106,7 +108,7 @@ async def plan_moves(settings: Settings, numbers: Sequence[int], to: str) -> Mov
     servers = await read_servers(settings)
     target = await _find_target(settings, servers, to)
     _check_alike(servers, target)
-    partitions = next((each.partitions for each in servers if each.partitions is not None), settings.topic_partitions)
+    partitions = books_partitions(servers) or settings.topic_partitions
     if wrong := [number for number in numbers if number >= partitions]:
         raise RefusedError(
             f"there is no number {wrong[0]}: the topics have {partitions} partitions, 0 to {partitions - 1}"
@@ -139,7 +141,9 @@ def _check_alike(servers: Sequence[ShardServer], target: ShardServer) -> None:
             raise RefusedError(
                 f"{server.name} and {target.name} have other migrations: run `inmail migrate` of one version on both"
             )
-        if None not in (server.partitions, target.partitions) and server.partitions != target.partitions:
+        # One without accounts and lanes has an old count where partitions were added: the move gives it the other's.
+        counts = {each.partitions for each in (server, target) if each.partitions is not None}
+        if len(counts) > 1 and not (server.is_empty or target.is_empty):
             raise RefusedError(
                 f"{server.name} numbers accounts by {server.partitions} partitions, {target.name} by"
                 f" {target.partitions}: they are not of the same books"
@@ -215,11 +219,8 @@ def _elsewhere(number: int, servers: Sequence[ShardServer]) -> str:
 
 async def _with_size(move: NumberMove, target: ShardServer) -> NumberMove | None:
     """Add of how many accounts and rows a number is; None where nothing is left to delete."""
-    connection = await connect_database((target if move.kind is MoveKind.TAKE_BACK else move.other).settings)
-    try:
-        row = await connection.fetchrow(_SIZE, move.number)
-    finally:
-        await connection.close()
+    async with open_database((target if move.kind is MoveKind.TAKE_BACK else move.other).settings) as connection:
+        row = await connection.fetchrow(_SIZE, move.number, timeout=_SIZE_SECONDS)
     assert row is not None  # noqa: S101 - an aggregate returns its row
     if move.kind is MoveKind.DELETE and not (row["accounts"] or row["has_lanes"]):
         return None

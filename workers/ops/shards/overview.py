@@ -7,7 +7,13 @@ from typing import Any
 from infra.postgres import database_address
 from infra.settings import Settings
 from infra.shards import NumberState, settings_of_shards
-from workers.ops.shards.servers import ShardServer, UnreachableServerError, check_prepared, read_server
+from workers.ops.shards.servers import (
+    ShardServer,
+    UnreachableServerError,
+    books_partitions,
+    check_prepared,
+    read_server,
+)
 
 __all__ = ["ShardStanding", "ShardsOverview", "UnderWay", "read_overview"]
 
@@ -100,7 +106,7 @@ async def read_overview(settings: Settings) -> ShardsOverview:
     if not servers:
         raise _all_of([error for *_, error in found if error is not None])
     check_prepared(servers)
-    partitions = next((each.partitions for each in servers if each.partitions is not None), settings.topic_partitions)
+    partitions = books_partitions(servers) or settings.topic_partitions
     addresses = {each.shard.shard_id: each.address for each in servers}
     holders = {
         number: tuple(each.address for each in servers if each.shard.holds(number)) for number in range(partitions)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from infra.postgres_rights import MissingPrivilegesError
+from infra.postgres_rights import MissingPrivilegesError, require_privileges
 from workers.ops.shards.servers import ShardSession
 from workers.ops.shards.tables import DROPPED, MOVED
 
@@ -16,13 +16,9 @@ _NEEDED: Final[Mapping[str, Sequence[str]]] = {
     "lanes": (*_MOVED, "update"),
     **dict.fromkeys(DROPPED, ("select", "delete")),
     "operations": ("select", "insert"),
+    "partitioning": ("select", "insert", "update"),
     "shard_numbers": ("select", "insert", "update"),
 }
-_LACKING: Final = """
-select string_agg(upper(p.privilege), ', ' order by p.number)
-from unnest($2::text[]) with ordinality as p (privilege, number)
-where not has_table_privilege(to_regclass($1), p.privilege)
-"""
 _OWNS: Final = """
 select pg_has_role(c.relowner, 'usage') as owns, current_user as me, pg_get_userbyid(c.relowner) as owner
 from pg_class as c where c.oid = to_regclass('accounts')
@@ -36,18 +32,8 @@ async def require_mover(session: ShardSession) -> None:
         MissingPrivilegesError: naming what it lacks.
 
     """
-    connection = session.connection
-    lacking = {
-        table: names
-        for table, needed in _NEEDED.items()
-        if (names := await connection.fetchval(_LACKING, table, list(needed))) is not None
-    }
-    if lacking:
-        user = await connection.fetchval("select current_user")
-        grants = "; ".join(f"grant {names} on {table} to {user}" for table, names in lacking.items())
-        raise MissingPrivilegesError(
-            f"{session.server.name} does not let user {user} move numbers (docs/operate.md#rights): `{grants}`"
-        )
+    action = "move numbers (docs/operate.md#rights)"
+    await require_privileges(session.connection, _NEEDED, session.server.name, action)
 
 
 async def require_owner(session: ShardSession) -> None:

@@ -11,7 +11,15 @@ from typing import Final
 import asyncpg
 
 from infra.migrate import MigrationError, missing_migrations
-from infra.postgres import POSTGRES_ERRORS, Connection, connect_database, database_address, is_transient, login_hint
+from infra.postgres import (
+    POSTGRES_ERRORS,
+    Connection,
+    connect_database,
+    database_address,
+    is_transient,
+    login_hint,
+    open_database,
+)
 from infra.settings import Settings
 from infra.shards import Shard, check_distinct, read_shard, settings_of_shards
 from workers.ops.books.audit_mark import LOCK as AUDIT_LOCK
@@ -23,6 +31,7 @@ __all__ = [
     "ShardServer",
     "ShardSession",
     "UnreachableServerError",
+    "books_partitions",
     "check_prepared",
     "open_session",
     "read_server",
@@ -35,6 +44,7 @@ _LOCK_SECONDS: Final = 2.0
 _POLL_SECONDS: Final = 0.1
 _MIGRATE: Final = "`inmail migrate`"
 _BUSY_ERRORS: Final = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError)  # of a server that is there
+_IS_EMPTY: Final = "select not exists (select from accounts) and not exists (select from lanes)"
 _TRY_LOCK: Final = "select pg_try_advisory_lock($1, hashtext(current_schema()))"
 
 
@@ -61,6 +71,7 @@ class ShardServer:
     settings: Settings = field(repr=False)
     shard: Shard
     partitions: int | None  # by which accounts are numbered; None before the first lane
+    is_empty: bool  # without accounts and lanes
     migrations: frozenset[tuple[str, str]] = field(repr=False)  # names and contents
 
     @property
@@ -113,6 +124,15 @@ def check_prepared(servers: Sequence[ShardServer]) -> None:
                 )
 
 
+def books_partitions(servers: Sequence[ShardServer]) -> int | None:
+    """Return by how many partitions the books number accounts; None before the first lane.
+
+    A server without accounts and lanes may have an older count.
+    """
+    counts = [each.partitions for each in sorted(servers, key=lambda each: each.is_empty)]
+    return next((count for count in counts if count is not None), None)
+
+
 async def read_server(settings: Settings) -> ShardServer:
     """Return what a server says of itself.
 
@@ -121,11 +141,8 @@ async def read_server(settings: Settings) -> ShardServer:
 
     """
     try:
-        connection = await connect_database(settings)
-        try:
+        async with open_database(settings) as connection:
             return await _read(settings, connection)
-        finally:
-            await connection.close()
     except (MigrationError, *POSTGRES_ERRORS) as error:
         raise _unreachable(settings, error) from error
 
@@ -140,6 +157,7 @@ async def _read(settings: Settings, connection: Connection) -> ShardServer:
         settings,
         shard,
         await connection.fetchval("select partitions from partitioning"),
+        await connection.fetchval(_IS_EMPTY),
         frozenset((row["name"], row["sha256"]) for row in rows),
     )
 

@@ -10,13 +10,24 @@ from time import monotonic
 from typing import Final
 from uuid import UUID
 
+from asyncpg import Record
+
 from infra.postgres import Connection
 from infra.shards import NumberState
+from workers.ops.numbers import set_partition_count
 from workers.ops.operations import RefusedError
 from workers.ops.shards.servers import ShardSession
 from workers.topology import GROUP_OF, TOPIC_OF_GROUP
 
-__all__ = ["mark_arriving", "mark_held", "mark_leaving", "mark_left", "take_back", "wait_for_writers"]
+__all__ = [
+    "agree_on_count",
+    "mark_arriving",
+    "mark_held",
+    "mark_leaving",
+    "mark_left",
+    "take_back",
+    "wait_for_writers",
+]
 
 _POLL_SECONDS: Final = 0.1
 _WRITERS_SECONDS: Final = 60.0
@@ -43,7 +54,22 @@ on conflict (consumer_group, topic, partition) do update
 set epoch = l.epoch + 1, head = null, held = null,
     owner_epoch = case l.owner_epoch when l.epoch then l.epoch + 1 else l.owner_epoch end
 """
+# All lanes of the number wait meanwhile: a process that hangs does not keep them.
+_IDLE_AT_MOST: Final = "set local idle_in_transaction_session_timeout = '10s'"
 _LOCK_LANES: Final = "select from lanes where partition = $1 order by consumer_group for update"
+# Transactions that have written, and began to before one. Those of another database cannot write to this one. Which
+# session locks a transaction's id every user may see, also where `pg_stat_activity` hides `backend_xid`.
+_NEXT_TRANSACTION: Final = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+_WRITERS: Final = """
+select x.id::text as transaction, p.gid, l.pid, a.usename, a.application_name
+from pg_snapshot_xip(pg_current_snapshot()) as x (id)
+left join pg_locks as l
+    on l.locktype = 'transactionid' and l.transactionid = x.id::xid and l.mode = 'ExclusiveLock' and l.granted
+left join pg_stat_activity as a on a.pid = l.pid
+left join pg_prepared_xacts as p on p.transaction = x.id::xid
+where x.id::text::bigint < $1 and coalesce(a.datname, p.database, current_database()) = current_database()
+order by x.id::text::bigint
+"""
 _LEFT: Final = (
     "update shard_numbers set state = 'left', since = clock_timestamp()"
     " where number = $1 and state = 'leaving' and move = $2"
@@ -83,6 +109,7 @@ async def mark_leaving(
     """
     groups = list(GROUP_OF.values())
     async with source.connection.transaction():
+        await source.connection.execute(_IDLE_AT_MOST)
         await source.connection.execute(_LOCK_LANES, number)
         await published()
         await source.connection.execute(_STOP_LANES, number, groups, [TOPIC_OF_GROUP[group] for group in groups])
@@ -90,24 +117,54 @@ async def mark_leaving(
         _check(done == "INSERT 0 1", source, number)
 
 
+async def agree_on_count(source: ShardSession, target: ShardSession) -> None:
+    """Let the server that a number goes to number accounts as the one that it comes from does.
+
+    It may have been prepared before the books had a count. Its lanes would hold at accounts that nothing there numbers,
+    and would find no account of the number.
+
+    Raises:
+        RefusedError: when it numbers its own accounts by another count.
+
+    """
+    counted = await source.connection.fetchval("select partitions from partitioning")
+    if counted is None:  # no lane has opened: there are no accounts
+        return
+    if (there := await set_partition_count(target.connection, counted)) != counted:
+        raise RefusedError(
+            f"{source.server.name} numbers accounts by {counted} partitions, {target.server.name} by {there}: `inmail"
+            " topics apply` with all servers in INMAIL_DATABASE_SHARDS gives one without accounts the others' count"
+        )
+
+
 async def wait_for_writers(connection: Connection) -> None:
-    """Wait until all transactions that may have begun to write before now have ended.
+    """Wait until all transactions that may have begun to write to this database before now have ended.
 
     A lane takes its transaction's id before it looks which numbers the server holds.
 
     Raises:
-        RefusedError: when one has not ended after a minute.
+        RefusedError: when one has not ended after a minute. The message names it.
 
     """
     deadline = monotonic() + _WRITERS_SECONDS
-    next_id = await connection.fetchval("select pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
-    while await connection.fetchval("select pg_snapshot_xmin(pg_current_snapshot())::text::bigint") < next_id:
+    next_id = await connection.fetchval(_NEXT_TRANSACTION)
+    while writers := await connection.fetch(_WRITERS, next_id):
         if monotonic() > deadline:
             raise RefusedError(
-                "a transaction that has written is open since before the number's lanes were stopped: end it (`inmail"
-                " doctor` names sessions that are idle in a transaction), and run the same command again"
+                f"a transaction that has written is open for more than {_WRITERS_SECONDS:.0f} s, and what it wrote may"
+                f" be of the number: {', '.join(map(_writer, writers))}. End it (`inmail doctor` names sessions that"
+                " are idle in a transaction), and run the same command again"
             )
         await asyncio.sleep(_POLL_SECONDS)
+
+
+def _writer(row: Record) -> str:
+    """Return who keeps a transaction open, in words."""
+    if row["gid"] is not None:
+        return f"prepared transaction {row['gid']!r}"
+    if row["pid"] is None:
+        return f"transaction {row['transaction']}"
+    return f"pid {row['pid']} of user {row['usename']} ({row['application_name'] or 'without a name'})"
 
 
 async def mark_left(source: ShardSession, number: int, move: UUID) -> None:

@@ -18,7 +18,7 @@ from infra.clock import to_milliseconds, utc_now
 from infra.kafka.clients import partitions_of, reader
 from infra.kafka.records import read_to
 from infra.kafka.topic_ids import topic_ids
-from infra.postgres import Connection, connect_database
+from infra.postgres import Connection, open_database
 from infra.settings import RecordTime, Settings
 from schemas.catalogue import INPUT_TOPICS
 from workers.ops.clock_decisions import end_decisions
@@ -215,13 +215,11 @@ async def rows_of_lanes(settings: Settings, query: str, *arguments: object) -> l
     """
     found = []
     for server, holdings in await all_holdings(settings):
-        connection = await connect_database(server)
         try:
-            rows = await connection.fetch(query, *arguments)
+            async with open_database(server) as connection:
+                rows = await connection.fetch(query, *arguments)
         except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
             continue
-        finally:
-            await connection.close()
         found += [row for row in rows if holdings.has_number(row["partition"])]
     return found
 
@@ -257,11 +255,8 @@ async def start_lanes(settings: Settings, group: str, topic: str, starts: Mappin
     rows = [(group, topic, place.partition, max(oldest[place], starts[place.partition])) for place in places]
     ours = False
     for server, holdings in await all_holdings(settings):
-        connection = await connect_database(server)
-        try:
+        async with open_database(server) as connection:
             if await connection.fetchval(_HAS_LANES, group, topic):
                 await connection.executemany(_START, [row for row in rows if holdings.has_number(row[2])])
                 ours = True
-        finally:
-            await connection.close()
     return ours

@@ -16,7 +16,7 @@ from aiokafka.errors import (
 
 from infra.kafka.clients import committed_offsets, partitions_of, reader
 from infra.kafka.topic_ids import topic_ids
-from infra.postgres import connect_database
+from infra.postgres import open_database
 from infra.settings import Settings
 from schemas.catalogue import INPUT_TOPICS
 from workers.ops.group_offsets import describe_group
@@ -168,13 +168,10 @@ async def renew_lanes(
         ended = await find_ended(settings, admin, ids.keys() - created)
         changes += [replace(each, starts=starts) for each in older if (starts := _still_ended(each, ended))]
     for server, holdings in await all_holdings(settings):
-        connection = await connect_database(server)
-        try:
+        async with open_database(server) as connection:
             for change in changes:
                 starts = {n: offset for n, offset in (change.starts or {}).items() if holdings.has_number(n)}
                 await end_topic(connection, change.group or "", change.topic, ids.get(change.topic), starts)
-        finally:
-            await connection.close()
     refused = []
     for change in changes:
         places = [TopicPartition(change.topic, number) for number in change.starts or {}]

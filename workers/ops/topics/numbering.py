@@ -7,10 +7,10 @@ books have accounts and no lane has ever told them of a topic.
 
 import asyncpg
 
-from infra.postgres import connect_database
+from infra.postgres import Connection, open_database
 from infra.settings import Settings
-from workers.ops.books.shards import has_one_server, server_name
-from workers.ops.numbers import all_holdings
+from workers.ops.books.shards import Holdings, ask_each_server, has_one_server, naming_server, server_name
+from workers.ops.numbers import set_partition_count
 from workers.ops.operations import RefusedError
 
 __all__ = ["number_accounts", "plan_numbering"]
@@ -22,52 +22,80 @@ async def plan_numbering(settings: Settings) -> str | None:
     """Return what numbering the accounts would do, in words; None where there is nothing to do or no books are there.
 
     Raises:
+        RefusedError: when accounts of several servers are numbered by another count.
+        ServerError: when one of several servers does not answer.
         OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
 
     """
     if not has_one_server(settings):
-        await _refuse_numbering(settings)
-        return None
-    connection = await connect_database(settings)
+        if not (servers := await _servers_to_count(settings)):
+            return None
+        names = ", ".join(map(server_name, servers))
+        return f"count {settings.topic_partitions} partitions on {names}: no account there is numbered anew"
     try:
-        row = await connection.fetchrow(_COUNTS)
+        async with open_database(settings) as connection:
+            row = await connection.fetchrow(_COUNTS)
     except asyncpg.UndefinedTableError:
         return None
-    finally:
-        await connection.close()
     if row is None or row["partitions"] == settings.topic_partitions or not (row["partitions"] or row["accounts"]):
         return None
     before = "no count yet" if row["partitions"] is None else f"{row['partitions']}"
     return f"number accounts by {settings.topic_partitions} partitions (so far: {before}), each with its lots"
 
 
-async def _refuse_numbering(settings: Settings) -> None:
-    """Check that the accounts of several servers are numbered by what the topics have.
+async def _servers_to_count(settings: Settings) -> list[Settings]:
+    """Return the servers of several that have to be told by how many partitions accounts are numbered.
+
+    Those without accounts and lanes have an old count where partitions were added, or none. One without a count has
+    none but accounts of numbers that were moved to it, which are numbered by the other servers' count.
 
     Raises:
-        RefusedError: when they are numbered by another count: numbered anew they would belong to other servers.
+        RefusedError: when accounts are numbered by another count: numbered anew they would belong to other servers.
         ServerError: when a server does not answer.
 
     """
-    for server, holdings in await all_holdings(settings):
-        if holdings.partitions not in (None, settings.topic_partitions):
+    answers = await ask_each_server(settings, _is_empty)
+    for error in answers.silent:
+        raise error
+    wanted = settings.topic_partitions
+    for server, holdings, is_empty in answers.found:
+        if holdings.partitions not in (None, wanted) and not is_empty:
             raise RefusedError(
                 f"{server_name(server)} numbers its accounts by {holdings.partitions} partitions, and"
-                f" INMAIL_TOPIC_PARTITIONS is {settings.topic_partitions}: accounts are not numbered anew while several"
-                " servers hold them, as they would belong to other servers. Move all numbers to one server first"
-                " (`inmail shards move`), take the others out of INMAIL_DATABASE_SHARDS, and run this again"
+                f" INMAIL_TOPIC_PARTITIONS is {wanted}: accounts are not numbered anew while several servers hold them,"
+                " as they would belong to other servers. Move all numbers to server 0 first (`inmail shards move`),"
+                " take the others out of INMAIL_DATABASE_SHARDS, and run this again"
             )
+    counts = {holdings.partitions for _, holdings, _ in answers.found}
+    if counts == {None}:  # the first lane tells it
+        return []
+    is_known = wanted in counts
+    return [
+        server
+        for server, holdings, is_empty in answers.found
+        if holdings.partitions != wanted and (is_empty or is_known)
+    ]
+
+
+async def _is_empty(connection: Connection, _: Holdings) -> bool:
+    return not await connection.fetchval("select exists (select from accounts) or exists (select from lanes)")
 
 
 async def number_accounts(settings: Settings) -> int:
     """Give every account the number that it has by the topics' partitions; return how many had another.
 
+    Of several servers, those without accounts are told by how many partitions accounts are numbered.
+
     Raises:
+        RefusedError, ServerError: of several servers, as `plan_numbering` raises them.
         OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
 
     """
-    connection = await connect_database(settings, patient=True)  # a large table takes minutes
-    try:
+    if not has_one_server(settings):
+        for server in await _servers_to_count(settings):
+            with naming_server(server):
+                async with open_database(server) as connection:
+                    await set_partition_count(connection, settings.topic_partitions)
+        return 0
+    async with open_database(settings, patient=True) as connection:  # a large table takes minutes
         return int(await connection.fetchval("select number_accounts($1)", settings.topic_partitions))
-    finally:
-        await connection.close()

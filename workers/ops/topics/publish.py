@@ -8,7 +8,8 @@ from typing import BinaryIO
 from aiokafka.errors import BrokerResponseError
 from aiokafka.structs import RecordMetadata
 
-from infra.kafka.records import NotSetUpError, partition_counts
+from infra.kafka.clients import NotSetUpError
+from infra.kafka.records import partition_counts
 from infra.kafka.sender import Outgoing, Sender
 from infra.settings import Settings
 from schemas.catalogue import INPUT_TOPICS

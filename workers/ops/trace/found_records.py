@@ -53,7 +53,7 @@ async def find_undecided(
     id_: UUID | None,
     account: str | None,
     decided: Mapping[TopicPartition, int],
-    is_known: Callable[[int], bool] = lambda _: True,
+    is_known: Callable[[int], bool],
 ) -> list[FoundRecord]:
     """Return the undecided records of a request or, without an id, of an account.
 

@@ -95,9 +95,13 @@ _OF_REQUEST: Final = f"""
 select j.account, a.account_id, j.worker, j.source_partition, j.source_offset, j.request_id, j.fingerprint, j.as_of
 from ({ANSWERS_OF_REQUEST}) as j
 join accounts as a using (account)
-where a.account_id = coalesce($2, a.account_id)
+{{}}
 order by a.account_id, j.sequence
 """  # noqa: S608 - a constant
+_OF_ALL: Final = _OF_REQUEST.format("")
+# The account's key goes into the look-up by the request's id, which an id that many accounts use needs. It is looked up
+# in the statement itself, as the read API does.
+_OF_ONE: Final = _OF_REQUEST.format("where j.account = (select x.account from accounts as x where x.account_id = $2)")
 
 _TICKS: Final = """
 select * from ticks
@@ -113,13 +117,19 @@ where j.account = $1
 order by j.sequence desc
 """
 
-# `+ 0` hides the primary key, which would read a busy account's whole history.
+# By the record's place, as in `stored_movements`: `offset 0` keeps the account out of the look-up, as the primary key
+# would read a busy account's whole history.
 _ROWS: Final = """
 select a.account_id, j.*
-from journal as j
+from (
+    select x.* from journal as x
+    where
+        x.worker = $1 and x.source_partition = $2 and x.source_offset = $3 and x.request_id = $4
+        and x.fingerprint = $5
+    offset 0
+) as j
 join accounts as a using (account)
-where j.worker = $1 and j.source_partition = $2 and j.source_offset = $3 and j.request_id = $4 and j.fingerprint = $5
-    and j.account + 0 = coalesce($6, j.account)
+where $6::bigint is null or j.account = $6
 order by j.account, j.sequence
 limit $7
 """
@@ -138,12 +148,12 @@ async def find_by_request(connection: Connection, request_id: UUID, account_id: 
         UnknownAccountError: when the ledger has no such account.
 
     """
-    if account_id is not None:
+    if account_id is None:
+        rows = await connection.fetch(_OF_ALL, request_id)
+    else:
         await read_account(connection, account_id)
-    cases = [
-        await _read_decided(connection, _RequestKey(*row))
-        for row in map(tuple, await connection.fetch(_OF_REQUEST, request_id, account_id))
-    ]
+        rows = await connection.fetch(_OF_ONE, request_id, account_id)
+    cases = [await _read_decided(connection, _RequestKey(*row)) for row in map(tuple, rows)]
     if account_id is None:
         ticks = [Tick(*row) for row in map(tuple, await connection.fetch(_TICKS, request_id))]
         cases += [await _read_decided(connection, _tick_key(tick)) for tick in ticks]

@@ -87,10 +87,10 @@ class Search:
         start = min(max(start, self._oldest[place]), self._ends[place])
         return Window(place, start, min(self._ends[place], start + max(1, self._limit // share)))
 
-    def newest_window(self, place: TopicPartition, start: int = 0) -> Window:
-        """Return the window at a partition's end, as long as the limit, and starting no earlier than an offset."""
+    def newest_window(self, place: TopicPartition) -> Window:
+        """Return the window at a partition's end, as long as the limit."""
         end = self._ends[place]
-        return Window(place, min(end, max(self._oldest[place], end - self._limit, start)), end)
+        return Window(place, min(end, max(self._oldest[place], end - self._limit)), end)
 
     async def read(self, windows: Iterable[Window], what: str = "records") -> AsyncGenerator[ConsumerRecord, None]:
         """Yield the records of windows, each record once.

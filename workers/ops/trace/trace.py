@@ -10,7 +10,7 @@ from uuid import UUID
 
 from aiokafka.errors import KafkaError
 
-from infra.kafka.records import NotSetUpError
+from infra.kafka.clients import NotSetUpError
 from infra.settings import Settings
 from workers.ops.books.reasons import reason_of
 from workers.ops.books.shards import ServerError, open_books_of

@@ -13,7 +13,7 @@ from infra.settings import Settings
 from infra.shards import settings_of_shards
 from tests.workers.two_servers import PlacedBook, TwoServers, account_of, lanes_stand, set_state
 from workers.cli import app
-from workers.ops.books.audit import BookTotals, audit
+from workers.ops.books.audit import Audit, BookTotals, Report, audit
 from workers.ops.books.audit_servers import audit_each_server
 from workers.ops.books.shards import server_name
 
@@ -143,8 +143,50 @@ async def test_copies_of_a_number_that_another_server_holds_are_not_counted(book
     marked = await inmail(booked.both, "audit", "--mark")
 
     assert (found.totals.accounts, found.balances) == (1, True)
-    assert marked.exit_code == 0
+    assert marked.exit_code == 3  # the number was counted nowhere
     assert [0, 0] == [await each.fetchval("select count(*) from audits") for each in (booked.first, booked.second)]
+
+
+@pytest.mark.parametrize(
+    ("states", "told", "who"),
+    [
+        (("left", "arriving"), ([0], []), "no server"),  # a move was killed between the two
+        (("held", "held"), ([], [0]), "more than one server"),
+    ],
+)
+async def test_a_number_that_is_not_counted_once_is_told(
+    booked: TwoServers, states: tuple[str, str], told: tuple[list[int], list[int]], who: str
+) -> None:
+    """Whatever was audited balances, and it was not all, or some of it twice."""
+    for connection, state in zip((booked.first, booked.second), states, strict=True):
+        await set_state(connection, 0, state, None if state == "held" else booked.second)
+
+    done = await inmail(booked.both, "audit")
+    found = json.loads((await inmail(booked.both, "audit", "--json")).stdout)
+
+    assert (3, "What was audited balances; partition numbers 0 were not counted once.") == (
+        done.exit_code,
+        done.stdout.splitlines()[-1],
+    )
+    assert f"partition numbers 0 were counted by {who}: a move is on its way" in done.stderr
+    assert (False, *told) == (found["passed"], found["not_counted"], found["counted_twice"])
+
+
+async def test_a_number_that_moves_from_one_audited_server_to_the_next_is_told(booked: TwoServers) -> None:
+    """It came to the first when that had been read, and had left the second when that was."""
+
+    async def run(settings: Settings, _: Report | None) -> Audit:
+        found = await audit(settings)
+        await set_state(booked.first, 3, "held")
+        await set_state(booked.second, 3, "left", booked.first)
+        return found
+
+    found = await audit_each_server(booked.both, run)
+    again = await audit_each_server(booked.both, run)
+
+    assert (found.balances, found.uncounted, found.counted_twice, len(found.problems)) == (True, [3], [], 1)
+    assert (again.balances, again.problems) == (True, [])
+    assert found.summary()["passed"] is False
 
 
 async def test_a_row_of_a_record_that_another_server_read_is_no_fault(booked: TwoServers) -> None:
@@ -156,6 +198,18 @@ async def test_a_row_of_a_record_that_another_server_read_is_no_fault(booked: Tw
     assert [True, True] == [(await audit(each)).passed for each in booked.alone]
     await set_state(booked.first, 1, "held")
     assert ["row_was_read"] == [each.name for each in (await audit(booked.alone[0])).failures()]
+
+
+@pytest.mark.parametrize("option", [(), ("--mark",), ("--new",)], ids=["whole", "mark", "new"])
+async def test_an_audit_of_one_server_of_several_is_refused(booked: TwoServers, option: tuple[str, ...]) -> None:
+    """With INMAIL_DATABASE_SHARDS forgotten it would say of a part that the ledger balances."""
+    done = await inmail(booked.alone[0], "audit", *option)
+    await set_state(booked.first, 3, "held")
+    alone = await inmail(booked.alone[0], "audit", *option)
+
+    assert (2, "") == (done.exit_code, done.stdout)
+    assert f"{server_name(booked.alone[0])} holds only some of the partition numbers: name all servers" in done.stderr
+    assert (0, "The ledger balances.") == (alone.exit_code, alone.stdout.splitlines()[-1])
 
 
 async def test_one_server_by_two_addresses_is_not_audited_twice(booked: TwoServers) -> None:

@@ -6,12 +6,13 @@ from uuid import uuid4
 import pytest
 
 from infra.clock import utc_now
-from infra.kafka.records import NotSetUpError
+from infra.kafka.clients import NotSetUpError
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from tests.ledger.book import DAY, Book, at
 from workers.ops.books.audit import Audit, audit, audit_books
-from workers.ops.books.statement import UnknownAccountError, read_statement, statement_of
+from workers.ops.books.balance import UnknownAccountError
+from workers.ops.books.statement import read_statement, statement_of
 
 
 @pytest.fixture

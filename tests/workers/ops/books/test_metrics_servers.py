@@ -17,11 +17,12 @@ from tests.workers.scraping import Scrape, observing, scrape
 from tests.workers.two_servers import PlacedBook, TwoServers, account_of, lanes_stand, set_state
 from tests.workers.wire import eventually
 from workers.cli import app
-from workers.ops.books import lane_metrics
+from workers.ops.books import lane_metrics, metrics_exporter
 from workers.ops.books.credit_metrics import CreditReader, CreditTotals
 from workers.ops.books.metrics_exporter import read_once, read_servers_once, run_observer
 from workers.ops.books.server_readings import ServerReadings, merge_readings
 from workers.ops.books.shards import ask_each_server, server_name
+from workers.ops.books.whole_books import PartOfBooksError
 
 MISPLACED = "insert into misplaced_records values ('inmail.send-requests', $1, 'crm', $2, now(), now(), 1)"
 STAND = (
@@ -69,7 +70,10 @@ async def _totals(settings: Settings, readers: dict[str, CreditReader]) -> list[
     return (await ask_each_server(settings, read)).answers
 
 
-async def test_values_of_all_servers_are_in_one_exposition(booked: TwoServers) -> None:
+async def _nothing(*_: object) -> None: ...
+
+
+async def test_values_of_all_servers_are_in_one_exposition(booked: TwoServers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Credits are added up; lanes are those of both; with one server none of it has another name."""
     await booked.first.execute(MISPLACED, 0, 2)
     await booked.second.execute(MISPLACED, 3, 5)
@@ -77,6 +81,7 @@ async def test_values_of_all_servers_are_in_one_exposition(booked: TwoServers) -
     await booked.first.execute(STAND, "inmail-send", "inmail.send-requests", 3, 123456)
 
     seen = await _scrape(booked.both)
+    monkeypatch.setattr(metrics_exporter, "check_whole", _nothing)
     alone = [await _scrape(each) for each in booked.alone]
 
     assert {"granted": 12, "spent": 3, "remaining": 9, "difference": 0} == _credits(seen)
@@ -107,6 +112,17 @@ async def test_a_server_that_is_away_is_told_and_the_others_are_read(booked: Two
     assert ["localhost:1/inmail"] == [server_name(each.settings) for each in silent]
     assert (done.exit_code, READY in done.stdout) == (3, True)
     assert "Postgres cannot be reached at localhost:1 (" in done.stderr
+
+
+async def test_a_part_of_the_books_is_not_told_as_the_whole(booked: TwoServers) -> None:
+    """With INMAIL_DATABASE_SHARDS forgotten, once or served; of a server that is alone nothing else is asked."""
+    for settings in booked.alone:
+        for ask in (read_servers_once(settings), run_observer(settings, asyncio.Event())):
+            with pytest.raises(PartOfBooksError, match=f"{server_name(settings)} holds only some of the partition"):
+                await asyncio.wait_for(ask, 20)
+    await set_state(booked.first, 3, "held")
+
+    assert {"granted": 5, "spent": 2, "remaining": 3, "difference": 0} == _credits(await _scrape(booked.alone[0]))
 
 
 async def test_credits_of_one_server_by_two_addresses_are_not_added_up(booked: TwoServers) -> None:

@@ -1,6 +1,7 @@
 """Questions that no account is given to are asked of every server that holds the books."""
 
 import asyncio
+import json
 from uuid import UUID, uuid4
 
 import pytest
@@ -51,6 +52,16 @@ async def books(servers: TwoServers) -> list[tuple[str, PlacedBook, UUID]]:
         await lanes_stand(connection, book)
         written.append((account, book, grant.id))
     return written
+
+
+async def _inmail(settings: Settings, *arguments: str) -> tuple[int, str, str]:
+    """Run the command, and return its exit code, its output and what it says on standard error."""
+    env = {"INMAIL_KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers} | {
+        f"INMAIL_DATABASE_{name}": value.get_secret_value()
+        for name, value in (("URL", settings.database_url), ("SHARDS", settings.database_shards))
+    }
+    done = await asyncio.to_thread(CliRunner().invoke, app, arguments, env=env)
+    return done.exit_code, done.stdout, done.stderr
 
 
 async def test_accounts_of_all_servers_are_searched(
@@ -135,19 +146,12 @@ async def test_a_trace_says_which_server_may_have_more(
     servers: TwoServers, books: list[tuple[str, PlacedBook, UUID]], cluster: Settings
 ) -> None:
     """What others have is shown; what nobody has is not called unknown; an account's trace needs its own server."""
+    assert cluster.database_url == servers.both.database_url
     away = servers.without_second()
     (account, _, request), (other, _, elsewhere) = books
-    env = {"INMAIL_KAFKA_BOOTSTRAP_SERVERS": cluster.kafka_bootstrap_servers} | {
-        f"INMAIL_DATABASE_{name}": value.get_secret_value()
-        for name, value in (("URL", away.database_url), ("SHARDS", away.database_shards))
-    }
 
-    def inmail(*arguments: str) -> tuple[int, str, str]:
-        done = CliRunner().invoke(app, ["trace", *arguments, "--limit", "10"], env=env)
-        return done.exit_code, done.stdout, done.stderr
-
-    shown = await asyncio.to_thread(inmail, str(request))
-    whole = await asyncio.to_thread(inmail, "--account", account)
+    shown = await _inmail(away, "trace", str(request), "--limit", "10")
+    whole = await _inmail(away, "trace", "--account", account, "--limit", "10")
     for question in (Question(elsewhere, None, limit=10), Question(None, other)):
         with pytest.raises(ServerError, match="localhost:1/inmail"):
             await trace(away, question)
@@ -181,6 +185,32 @@ async def test_dead_letters_have_the_answers_of_the_servers_of_their_accounts(
     assert ["localhost:1/inmail"] == [server_name(each.settings) for each in told.silent_servers]
     plans = [await plan_redrive(away, selection, RedriveOptions()) for selection in ours]
     assert [{"answered": 1}, {"silent_server": 1}] == [dict(each.refused) for each in plans]
+
+
+async def test_a_list_of_dead_letters_says_which_server_may_have_more_of_their_histories(
+    servers: TwoServers, books: list[tuple[str, PlacedBook, UUID]], cluster: Settings
+) -> None:
+    """On standard error and by its exit code, as a trace does; one letter in full as well. What is known is shown."""
+    assert cluster.database_url == servers.both.database_url
+    away = servers.without_second()
+    (account, book, _), (other, _, _) = books
+    event = book.promotion(1, account)
+    await book.one(event)
+    for owner, set_aside_event in ((account, event), (other, book.promotion(1, other))):
+        await set_aside(servers.both, BILLING_EVENTS, owner, [encode(set_aside_event)], "unknown_plan")
+    (letter, _), *_ = (await report_dead_letters(away, LetterFilter(account=other))).letters
+
+    answered = await _inmail(away, "dead-letters", "list", "--account", account, "--json")
+    told = [
+        await _inmail(away, "dead-letters", *arguments)
+        for arguments in (("list", "--account", other), ("show", letter.place))
+    ]
+    both = await _inmail(servers.both, "dead-letters", "list", "--account", other)
+
+    assert "granted" == json.loads(answered[1])[0]["became"]["answer"]["code"]
+    assert [(3, True)] * 3 == [(code, "unknown_plan" in out) for code, out, _ in (answered, *told)]
+    assert all("Postgres cannot be reached at localhost:1 (" in err for *_, err in (answered, *told))
+    assert (0, "") == (both[0], both[2])
 
 
 async def test_dead_letters_have_the_answers_of_others_while_the_server_of_operations_is_away(

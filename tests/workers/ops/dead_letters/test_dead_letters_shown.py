@@ -55,7 +55,9 @@ def test_a_hex_dump_has_sixteen_bytes_a_row() -> None:
 # -- what a stranger wrote to their topic -----------------------------------------------------------------------------
 
 
-def _read(error: str = "planted", name: str = "trace", value: str = "e30=", **origin: Any) -> DeadLetter:
+def _read(
+    error: str = "planted", name: str = "trace", value: str = "e30=", *, reason: str = "not_json", **origin: Any
+) -> DeadLetter:
     """Return what is made of a record whose body is nearly that of a dead letter."""
     where = {"topic": "t", "partition": 0, "offset": 7, "timestamp": "2026-01-31T10:30:00+01:00"} | origin
     headers = [{"key": name, "value_base64": None}]
@@ -66,7 +68,7 @@ def _read(error: str = "planted", name: str = "trace", value: str = "e30=", **or
         "source": "/stranger",
         "type": "inmail.message.dead-lettered.v1",
         "time": NEW_YEAR,
-        "data": {"reason": "not_json", "error": error, "origin": where, **kept},
+        "data": {"reason": reason, "error": error, "origin": where, **kept},
     }
     return parse_dead_letter(
         ConsumerRecord(DEAD_LETTERS, 2, 5, 1_900_000_000_000, 0, None, to_json(body), None, 0, 0, ())
@@ -80,8 +82,9 @@ def _read(error: str = "planted", name: str = "trace", value: str = "e30=", **or
         {"value": "e30"},
         {"timestamp": "0001-01-01T00:00:00+23:59"},
         {"timestamp": "9999-12-31T23:59:59-23:59"},
+        {"reason": "\x1b[2J"},
     ],
-    ids=["not ASCII", "not base64", "before the calendar", "after the calendar"],
+    ids=["not ASCII", "not base64", "before the calendar", "after the calendar", "a reason that is no word"],
 )
 def test_a_record_that_only_looks_like_a_dead_letter_is_unreadable(wrong: dict[str, Any]) -> None:
     """It costs no other letter its place in the list."""
@@ -89,6 +92,14 @@ def test_a_record_that_only_looks_like_a_dead_letter_is_unreadable(wrong: dict[s
 
     assert ("unreadable", "2/5", DEAD_LETTERS) == (letter.reason, letter.place, letter.origin_topic)
     assert letter.error.startswith("not a dead letter: ")
+
+
+def test_a_letter_of_a_later_version_has_the_reason_that_it_gives() -> None:
+    """The list of reasons is open: with one that this version does not know, a letter can be shown and sent back."""
+    letter = _read(reason="of_a_later_version")
+
+    assert ("of_a_later_version", "t", 7) == (letter.reason, letter.origin_topic, letter.origin_offset)
+    assert letter.id is not None
 
 
 def test_the_time_of_a_letter_is_in_utc() -> None:

@@ -24,14 +24,16 @@ from schemas.results import DeadLetterReason
 from schemas.ticks import ExpiryTick
 from tests.ledger.book import pick
 from tests.workers.letters import platinum, records_of, set_aside
+from tests.workers.noted_operations import list_operations
 from tests.workers.wire import ends, eventually, in_binary_mode, publish, read, send, settled, working
 from workers.jobs.billing import BillingJob
+from workers.jobs.dead_letters import LETTER_HEADER
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
 from workers.ops.dead_letters.letters import DeadLetter, LetterFilter
 from workers.ops.dead_letters.pages import list_dead_letters
-from workers.ops.dead_letters.redrive import LETTER_HEADER, OPERATION_HEADER, _RedriveSender, redrive
+from workers.ops.dead_letters.redrive import OPERATION_HEADER, _RedriveSender, redrive
 from workers.ops.dead_letters.redrive_plan import RedriveOptions, RedrivePlanner, plan_redrive
 from workers.ops.dead_letters.report import DeadLetterReport, count_dead_letters, report_dead_letters
 from workers.ops.lag import read_lag
@@ -41,7 +43,6 @@ from workers.ops.operations import (
     OperationStatus,
     Operator,
     RefusedError,
-    list_operations,
     read_operation,
     recorded_operation,
 )

@@ -16,11 +16,12 @@ from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
 from schemas.envelope import encode
 from tests.workers.command import end, run, start
 from tests.workers.letters import platinum, records_of, set_aside
+from tests.workers.noted_operations import list_operations
 from tests.workers.wire import eventually
 from workers.commands.running import Exit
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.pages import list_dead_letters
-from workers.ops.operations import OperationStatus, list_operations
+from workers.ops.operations import OperationStatus
 
 GUIDE = Path(__file__).parents[4] / "docs" / "dead-letters.md"
 
@@ -115,13 +116,13 @@ async def test_a_redrive_that_was_stopped_or_killed_goes_on(
 
 
 async def test_dead_letters_are_seen_also_where_postgres_is_away(mended: Settings, account: str) -> None:
-    """What became of them is not known then, and that is said."""
+    """What became of them is not known then: that is said, and the exit code is that of an incomplete answer."""
     await set_aside(mended, BILLING_EVENTS, account, [encode(platinum(account))], "unknown_plan")
     nowhere = {"INMAIL_DATABASE_URL": "postgresql://inmail@127.0.0.1:1/inmail"}
 
     code, out, err = await run(mended, "dead-letters", "list", "--account", account, "--json", **nowhere)
 
-    assert Exit.DONE == code
+    assert Exit.UNREACHABLE == code
     assert ["unknown_plan"] == [each["reason"] for each in json.loads(out)]
     assert [None] == [each["became"] for each in json.loads(out)]
     assert "cannot be queried" in err

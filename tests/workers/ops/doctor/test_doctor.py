@@ -415,6 +415,15 @@ async def test_the_command_ends_with_what_it_found(prepared: Settings) -> None:
     assert "wrong   Kafka: at 127.0.0.1:1: it cannot be reached. To do: start Kafka, or mend" in away.out
 
 
+async def test_a_database_with_several_addresses_is_named_by_all_of_them() -> None:
+    """Whoever reads it does not look at one host only."""
+    hosts = "localhost:1,localhost:2"
+    away = load_settings(kafka_bootstrap_servers="localhost:1", database_url=f"postgresql://{hosts}/inmail")
+    found = await _wrong(away)
+
+    assert ["at localhost:1, localhost:2"] == [each.subject for each in found if each.area == "Postgres"]
+
+
 def test_a_replica_that_is_behind_is_warned_of_with_its_broker() -> None:
     """Whoever reads it knows where to look."""
     found = _replicas("t", DescribedTopic(3, (), (0, 4), (2,), None), brokers=3)

@@ -40,6 +40,8 @@ async def test_what_is_wrong_between_servers_is_named(servers: TwoServers) -> No
 
 async def test_a_move_under_way_is_a_warning_and_one_server_named_twice_is_wrong(servers: TwoServers) -> None:
     """A number on its way has no holder for a moment; a server that was not prepared is no second one."""
+    await set_state(servers.first, 3, "arriving", servers.second)
+    ahead = await _told(servers.both)
     await servers.move_back()
     moving = await _told(servers.both)
     await servers.second.execute("update shard set ordinal = 0, holds_all = true")
@@ -47,6 +49,8 @@ async def test_a_move_under_way_is_a_warning_and_one_server_named_twice_is_wrong
     twice = await check_shards(servers.repeated())
 
     assert (Grade.WARNING, False) == (moving["moves"].grade, "numbers" in moving)
+    assert "a move of 3 is under way, or was broken off" == ahead["moves"].text  # its lanes go on while it is copied
+    assert f"{ahead['moves'].text}: nobody works 3 meanwhile" == moving["moves"].text
     assert [("distinct", Grade.WRONG)] * 2 == [(each.subject, each.grade) for each in (*copied, *twice)]
     assert [False, True] == ["lead to one server" in each.text for each in (*copied, *twice)]
 
@@ -105,6 +109,7 @@ async def test_servers_that_were_not_migrated_are_there_and_told_so(servers: Two
 
 async def test_a_plan_that_is_refused_is_a_finding(servers: TwoServers) -> None:
     """The report goes on: accounts are not numbered anew while several servers hold them."""
+    await servers.first.execute("insert into accounts (account_id, partition) values ('a', 0)")
     more = servers.both.model_copy(update={"topic_partitions": 6})
     told: list[CheckResult] = []
 

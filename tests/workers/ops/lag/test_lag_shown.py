@@ -30,7 +30,7 @@ from workers.commands.lag import _repeat
 from workers.commands.running import Exit
 from workers.commands.views.lag import render_lag_page, show_lag, sparkline
 from workers.local.processes import environment
-from workers.ops.lag import GroupLag, LagObserver, PartitionLag, Sample, Status, StatusLimits
+from workers.ops.lag import GroupLag, LagObserver, PartitionLag, Sample, Status, StatusLimits, server
 from workers.ops.lag.server import ServedLag, serve_lag, split_address
 from workers.rights import RIGHTS
 from workers.telemetry.lag_metric_table import LAG_METRICS
@@ -103,6 +103,17 @@ async def test_it_is_served_on_an_ipv6_address_as_well(reading: Reading) -> None
     async with reading.observed() as found, serve_lag(found, "[::1]:0", 5) as place:
         assert place.startswith("http://[::1]:")
         assert 200 == (await _get(f"{place}/livez"))[0]
+
+
+async def test_readiness_costs_no_text_of_all_metrics(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of thousands of partitions that takes most of a second. What it answers is what the workers' probes answer."""
+    monkeypatch.setattr(server, "generate_latest", None)
+    async with reading.observed() as found, serve_lag(ServedLag(found), "0", 5) as place:
+        status, body = await _get(f"{place}/readyz")
+        assert (503, {"ready": False, "reasons": ["the first look is not over yet"]}) == (status, json.loads(body))
+        await found.refresh()
+        status, body = await _get(f"{place}/readyz")
+        assert (200, {"ready": True, "reasons": []}) == (status, json.loads(body))
 
 
 async def test_numbers_that_grew_old_are_not_served(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:

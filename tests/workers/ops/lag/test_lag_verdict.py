@@ -246,7 +246,7 @@ CASES = {
     ),
     "some of what was unread is gone": (
         "0:100/900",
-        {"ours": True, "stored": 100, "oldest": 500, "halted": "retention removed"},
+        {"ours": True, "stored": 100, "oldest": 500, "halted": "retention removed", "place": ("send", 2)},
         "HALTED",
         "retention removed records that the books have not read: the oldest left is 500",
     ),

@@ -13,19 +13,13 @@ from infra.settings import Settings
 from schemas.catalogue import BALANCES
 from tests.workers.balances_view import read_log
 from tests.workers.command import run
+from tests.workers.noted_operations import list_operations
 from tests.workers.replaying import ME
 from tests.workers.two_servers import SILENT, PlacedBook, TwoServers, account_of, set_state
 from tests.workers.wire import ends, prepare
 from workers.commands.running import Exit
 from workers.ops.books.shards import NotHeldError, server_name
-from workers.ops.operations import (
-    Intent,
-    OngoingOperation,
-    OperationStatus,
-    RefusedError,
-    list_operations,
-    recorded_operation,
-)
+from workers.ops.operations import Intent, OngoingOperation, OperationStatus, RefusedError, recorded_operation
 from workers.ops.replay import balances as replay_balances
 from workers.ops.replay.balances import VERB, BalancesPlan, plan_balances, publish_balances
 

@@ -26,6 +26,7 @@ from pydantic import SecretStr
 
 from infra.clock import from_milliseconds
 from infra.kafka.clients import admin_client
+from infra.kafka.topic_ids import topic_ids
 from infra.local.stack import LocalStack
 from infra.postgres import Connection, connect_database
 from infra.settings import RecordTime, Settings, load_settings
@@ -46,6 +47,7 @@ from tests.workers.history_books import (
     publish_records,
     written,
 )
+from tests.workers.noted_operations import list_operations
 from tests.workers.ops.shards.servers import Servers, copy_database, move, open_servers, shards_of, with_shards
 from tests.workers.two_servers import SILENT
 from tests.workers.wire import eventually, working
@@ -66,15 +68,7 @@ from workers.ops.compare.comparison import Comparison, DifferenceGroup, compare
 from workers.ops.compare.corrections import find_corrections
 from workers.ops.compare.html_report import render_page
 from workers.ops.compare.merge_join import common_range, open_both
-from workers.ops.operations import (
-    OngoingOperation,
-    Operation,
-    OperationStatus,
-    Operator,
-    RefusedError,
-    list_operations,
-    read_operations,
-)
+from workers.ops.operations import OngoingOperation, Operation, OperationStatus, Operator, RefusedError, read_operations
 from workers.ops.replay import rebuild_lanes
 from workers.ops.replay.parallel_batches import BatchCombiner
 from workers.ops.replay.rebuild import rebuild
@@ -443,6 +437,10 @@ async def test_a_number_that_moves_meanwhile_is_refused_where_the_books_are_comp
         await rebuild(first, early.request, early.plan, who=WHO, stop=asyncio.Event())
     with pytest.raises(RefusedError, match=told):
         await find_corrections(first, done.target, *WHO, whole=True, numbers=done.request.numbers)
+    with pytest.raises(
+        RefusedError, match=r"was begun for the partition numbers .* held then \(0-1; now 0\).*--schema"
+    ):
+        await plan_each_server(first, RebuildRequest("replay shadow", schema="late"))
     rebuilt = await _rebuild_each(servers, RebuildRequest("replay shadow", schema="after"))
     await _change(second, "insert into accounts (account_id, partition) values ('arriving', 0)")
     with pytest.raises(RefusedError, match=f"{server_name(second)}: partition numbers 0 moved"):
@@ -762,6 +760,12 @@ def test_turns_are_by_time_then_billing_sends_ticks() -> None:
     assert ("inmail.billing-events", "inmail.send-requests", "inmail.expiry-ticks") == tuple(topology.WORKER_OF)
 
 
+async def _sends_id(settings: Settings) -> UUID:
+    """Return Kafka's id of the sends' topic."""
+    async with admin_client(settings) as admin:
+        return (await topic_ids(admin, [SEND_REQUESTS]))[SEND_REQUESTS]
+
+
 @pytest.mark.whole
 async def test_a_topic_that_was_created_again_counts_as_one_whose_beginning_is_gone(live: Settings) -> None:
     """Refused, or decided in part: not whole, and no credit is taken that a send of the topic before would have spent.
@@ -774,7 +778,7 @@ async def test_a_topic_that_was_created_again_counts_as_one_whose_beginning_is_g
     await _rerun(copy, untouched)
     read = (await plan_rebuild(copy, asked)).spans
     connection = await connect_database(copy)
-    await end_topic(connection, GROUP_OF[SEND_REQUESTS], SEND_REQUESTS, uuid4(), {0: 0, 1: 0})
+    await end_topic(connection, GROUP_OF[SEND_REQUESTS], SEND_REQUESTS, await _sends_id(copy), {0: 0, 1: 0})
     last = await connection.fetchval("select max(as_of) from ended_topics")
     await connection.close()
     partly = replace(asked, partial=True)
@@ -805,7 +809,7 @@ async def test_a_target_that_was_begun_before_a_topic_was_created_again_is_refus
     ends = [
         (span.partition, span.end) for span in (await plan_rebuild(copy, asked)).spans if span.topic == SEND_REQUESTS
     ]
-    await end_topic(connection, GROUP_OF[SEND_REQUESTS], SEND_REQUESTS, uuid4(), dict(ends))
+    await end_topic(connection, GROUP_OF[SEND_REQUESTS], SEND_REQUESTS, await _sends_id(copy), dict(ends))
     await connection.close()
 
     assert "was created again since the target was begun" in await _refusal(copy, asked)

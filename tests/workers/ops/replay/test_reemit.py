@@ -3,24 +3,28 @@
 import asyncio
 import json
 from collections import Counter, defaultdict
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from infra.kafka.clients import admin_client, partitions_of
 from infra.kafka.sender import Sender
+from infra.kafka.topic_ids import topic_ids
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
 from tests.ledger.book import Book
+from tests.workers.noted_operations import list_operations
 from tests.workers.replaying import ME, Marks, fund_and_send, mark, seen, whole_history
+from tests.workers.wire import eventually
 from workers.ledger.model import WorkerName
 from workers.ops.books.balance import UnknownAccountError
-from workers.ops.operations import OngoingOperation, OperationStatus, RefusedError, list_operations
+from workers.ops.operations import OngoingOperation, OperationStatus, RefusedError
 from workers.ops.replay import reemit_rows
 from workers.ops.replay.reemit import reemit
 from workers.ops.replay.reemit_plan import ReemitPlan, plan_reemit
@@ -179,10 +183,19 @@ from generate_series(1, 20000) as n
 """
 
 
+_MANY_TICKS = """
+insert into ticks (partition, request_id, fingerprint, code, source_offset, as_of, horizon, lots, credits, complete,
+    steps)
+select n % 8, gen_random_uuid(), 1, 'booked', n / 8, now(), now(), 0, 0, true, 1 from generate_series(1, 20000) as n
+"""
+
+
 async def test_a_request_or_a_time_is_found_without_reading_the_journal(database: Connection) -> None:
     """By its answer, since what it caused stands at the place of the same record; by the summary of the times."""
     await database.execute(_MANY_ROWS)
+    await database.execute(_MANY_TICKS)
     await database.execute("vacuum analyze journal")
+    await database.execute("vacuum analyze ticks")
     plans = []
 
     class _Explaining:
@@ -196,10 +209,13 @@ async def test_a_request_or_a_time_is_found_without_reading_the_journal(database
     for selection in selections:
         assert [] == [page async for page in reemit_rows.read_pages(connection, selection, RowPosition())]
     by_request, by_time = (plan for plan in plans if "journal" in plan)
+    ticks_of_request = next(plan for plan in plans if "journal" not in plan)
 
     assert all(index in by_request for index in ("journal_outcomes", "journal_conflicts", "journal_source"))
     assert "journal_time" in by_time
     assert all("Seq Scan on journal" not in plan and "journal_pkey" not in plan for plan in (by_request, by_time))
+    assert all("ticks_pkey" in plan for plan in (by_request, ticks_of_request))
+    assert all(scan not in by_request + ticks_of_request for scan in ("Seq Scan on ticks", "ticks_source"))
 
 
 async def test_a_page_of_rows_or_of_ticks_may_take_longer_than_a_statement_otherwise_may() -> None:
@@ -250,6 +266,37 @@ async def test_it_stops_between_two_events_and_goes_on_behind_them(
     assert (True, True) == (len(counts) > 2, counts[0][2])
     assert OperationStatus.DONE == (await list_operations(cluster, 1))[0].status
     assert whole.count == (await plan_reemit(cluster, RowFilter(), topic, FAST)).count  # it is over: anew
+
+
+async def _create_again(settings: Settings, topic: str) -> None:
+    """Delete a topic, and create it again under its name."""
+    async with admin_client(settings) as admin:
+        before = (await topic_ids(admin, [topic]))[topic]
+        await admin.delete_topics([topic])
+
+        async def again() -> bool:
+            with suppress(KafkaError):
+                await _create(admin, topic, 4, {})
+                return (await topic_ids(admin, [topic])).get(topic, before) != before
+            return False
+
+        await eventually(again, "a topic that was created again")
+
+
+async def test_a_topic_that_was_created_again_gets_everything(cluster: Settings, account: str) -> None:
+    """Nothing of what was sent before the stop is in it."""
+    await fund_and_send(cluster, account, 4)
+    (topic, _), stop = await made(cluster), asyncio.Event()
+    selection = RowFilter(account=account)
+    whole = await plan_reemit(cluster, selection, topic, 1)
+    stopped = await reemit(cluster, selection, whole, who=ME, stop=stop, progress=lambda _: stop.set())
+    goes_on = await plan_reemit(cluster, selection, topic, 1)
+    await _create_again(cluster, topic)
+
+    plan, _ = await emit(cluster, selection, topic)
+
+    assert (stopped.number, stopped.result["sent"]) == (goes_on.resumes, goes_on.sent_before)
+    assert (None, 0, whole.count) == (plan.resumes, plan.sent_before, plan.count)
 
 
 @pytest.mark.whole

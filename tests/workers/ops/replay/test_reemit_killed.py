@@ -7,8 +7,9 @@ from aiokafka.errors import KafkaConnectionError
 
 from infra.kafka.sender import Sender
 from infra.settings import Settings
+from tests.workers.noted_operations import list_operations
 from tests.workers.replaying import ME, fund_and_send
-from workers.ops.operations import OngoingOperation, list_operations
+from workers.ops.operations import OngoingOperation
 from workers.ops.replay.reemit import reemit
 from workers.ops.replay.reemit_plan import plan_reemit
 from workers.ops.replay.reemit_rows import RowFilter

@@ -9,12 +9,13 @@ from uuid import UUID, uuid4
 import pytest
 
 from tests.workers.command import run
+from tests.workers.noted_operations import list_operations
 from tests.workers.replaying import ME, mark
 from tests.workers.two_servers import PlacedBook, TwoServers, account_of, set_state
 from tests.workers.wire import prepare
 from workers.commands.running import Exit
 from workers.ops.books.shards import server_name
-from workers.ops.operations import OperationStatus, RefusedError, list_operations
+from workers.ops.operations import OperationStatus, RefusedError
 from workers.ops.replay import reemit as reemit_module
 from workers.ops.replay import reemit_rows
 from workers.ops.replay.reemit import reemit

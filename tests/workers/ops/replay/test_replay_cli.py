@@ -16,10 +16,11 @@ from infra.settings import Settings
 from tests.whole import whole
 from tests.workers.command import end, run, start
 from tests.workers.life import living
+from tests.workers.noted_operations import list_operations
 from tests.workers.replaying import Marks, fund_and_send
 from tests.workers.wire import eventually, settled
 from workers.commands.running import Exit
-from workers.ops.operations import OperationStatus, list_operations
+from workers.ops.operations import OperationStatus
 
 PAGES = Path(__file__).parents[4] / "docs"
 WHY = ["--by", "ops-1", "--because", "a trial", "--yes"]

@@ -16,6 +16,7 @@ from aiokafka.admin import RecordsToDelete
 from aiokafka.errors import KafkaError
 from structlog.testing import capture_logs
 
+from infra import postgres
 from infra.clock import from_milliseconds
 from infra.kafka import clients
 from infra.kafka.clients import admin_client, committed_offsets, create_lane_producer, partition_of, partitions_of
@@ -27,6 +28,7 @@ from tests.ledger.book import Book
 from tests.whole import whole
 from tests.workers.letters import platinum, records_of
 from tests.workers.life import living
+from tests.workers.noted_operations import list_operations
 from tests.workers.replaying import ME, fund_and_send, mark, published, seen, whole_history, work_off
 from tests.workers.wire import ends, promotion, publish, send
 from workers.jobs.billing import BillingJob
@@ -35,7 +37,7 @@ from workers.lane import opening, recovery
 from workers.lane.lane_rows import LaneRow, LaneRows
 from workers.ledger.model import WorkerName
 from workers.ledger.plans import load_catalogue
-from workers.ops.operations import OngoingOperation, OperationStatus, RefusedError, list_operations
+from workers.ops.operations import OngoingOperation, OperationStatus, RefusedError
 from workers.ops.replay import rewind as rewinding
 from workers.ops.replay import rewind_target
 from workers.ops.replay.rewind import rewind
@@ -129,6 +131,31 @@ async def test_ticks_are_answered_again_and_expire_nothing_again(
     assert [1] * cluster.topic_partitions == [move.first_answers for move in plan.moves]
     assert {move.partition: move.current - 1 for move in plan.moves} == left
     assert (before, sending) == (await books(database), await stands(cluster))
+
+
+async def test_offsets_are_set_over_the_connection_that_holds_the_lock(
+    cluster: Settings, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the lanes' announcement nor the note afterwards waits for a connection of its own."""
+    requests = await fund_and_send(cluster, account, 1)
+    connect, set_offsets = postgres._connect, rewinding._set_offsets
+    opened: list[str] = []
+
+    async def connects(*arguments: Any, **options: Any) -> Any:
+        opened.append("a connection")
+        return await connect(*arguments, **options)
+
+    async def sets(*arguments: Any) -> None:
+        opened.clear()
+        await set_offsets(*arguments)
+        opened.append("set")
+
+    monkeypatch.setattr(postgres, "_connect", connects)
+    monkeypatch.setattr(rewinding, "_set_offsets", sets)
+    _, done = await back(cluster, RewindTarget(TargetKind.REQUEST, requests[0].id))
+
+    assert ["set"] == opened
+    assert done.result["set"]
 
 
 async def test_it_is_refused_unless_publishing_again_is_asked_for(cluster: Settings, account: str) -> None:
@@ -493,6 +520,32 @@ async def test_one_that_was_broken_off_is_done_again_and_then_there_is_nothing_t
     assert ([], [], moved) == (plan.moves, done.result["moves"], await stands(cluster))
     ended = [each.status for each in await list_operations(cluster, 3)]
     assert [OperationStatus.DONE, OperationStatus.FAILED, OperationStatus.FAILED] == ended
+
+
+async def test_a_rewind_is_not_taken_back_over_what_was_decided_since(
+    cluster: Settings, database: Connection, account: str
+) -> None:
+    """Of restored books: their lane decided a record again and was killed before it published the answer."""
+    requests = await fund_and_send(cluster, account, 2)
+    number = home(cluster, account)
+    # As in a backup from between the two.
+    await database.execute("create temp table decided as select * from journal where worker = 'send'")
+    await database.execute("delete from journal where request_id = $1", requests[1].id)
+    offset = await database.fetchval("select max(source_offset) from decided")
+    lane = "update lanes set next_offset = $1 where topic = $2 and partition = $3"
+    await database.execute(lane, offset, SEND_REQUESTS, number)
+    planned, done = await back(cluster, RewindTarget(TargetKind.REQUEST, requests[0].id, (number,)))
+    await database.execute(
+        "insert into journal select * from decided where request_id = $1 and is_answer", requests[1].id
+    )
+    await database.execute(lane, offset + 1, SEND_REQUESTS, number)
+    undo = RewindTarget(TargetKind.UNDO, done.number)
+
+    for targets in (None, {number: offset + 1}):  # as it is planned first, and after a drain
+        with pytest.raises(RefusedError, match=f"partition {number}: 1 record up to .* had no outcome"):
+            await plan_rewind(cluster, WorkerName.SEND, undo, AGAIN, targets)
+    assert [(1, 1)] == [(each.first_answers, each.newly_decided) for each in planned.moves]
+    assert offset - 1 == (await stands(cluster))[number]
 
 
 async def test_a_rewind_is_taken_back_to_where_it_found_the_group(cluster: Settings, account: str) -> None:

@@ -12,6 +12,7 @@ from infra.kafka.clients import admin_client, committed_offsets
 from infra.postgres import Connection
 from schemas.catalogue import SEND_REQUESTS
 from tests.workers.command import run
+from tests.workers.noted_operations import list_operations
 from tests.workers.replaying import ME
 from tests.workers.two_servers import PARTITIONS, PlacedBook, TwoServers, account_of, set_state
 from tests.workers.wire import ends, eventually, pass_over, prepare, publish, send
@@ -21,7 +22,8 @@ from workers.console.query_limiter import QueryLimiter
 from workers.jobs.send import SendJob
 from workers.ledger.model import WorkerName
 from workers.ops.books.shards import NotHeldError, ServerError, server_name
-from workers.ops.operations import Intent, OngoingOperation, RefusedError, list_operations, recorded_operation
+from workers.ops.books.whole_books import PartOfBooksError
+from workers.ops.operations import Intent, OngoingOperation, RefusedError, recorded_operation
 from workers.ops.replay import rewind as rewinding
 from workers.ops.replay.rewind import rewind
 from workers.ops.replay.rewind_plan import RewindOptions, RewindPlan, plan_rewind
@@ -179,7 +181,10 @@ async def test_a_number_that_moves_meanwhile_is_not_rewound(decided: Decided, mo
 @pytest.mark.parametrize("several", [False, True])
 async def test_the_console_continues_a_rewind(decided: Decided, *, several: bool) -> None:
     """One that was stopped while its group drained: planned with a page's limits of time, and run without them."""
-    settings = decided.servers.both if several else decided.servers.alone[0]
+    settings = decided.servers.both
+    if not several:
+        settings = decided.servers.alone[0]
+        await set_state(decided.servers.first, 3, "held")
     target = RewindTarget(TargetKind.OFFSET, decided.offset(0), (0,))
     options = RewindOptions(publish_again=True, drain=True)
     stop = asyncio.Event()
@@ -197,6 +202,13 @@ async def test_the_console_continues_a_rewind(decided: Decided, *, several: bool
 
     await eventually(done, "the rewind is done")
     assert ("stopped", True, [0, 0, 0, 1]) == (stopped.status, can, await decided.committed())
+
+
+async def test_a_rewind_by_one_server_of_several_is_refused(decided: Decided) -> None:
+    """With INMAIL_DATABASE_SHARDS forgotten, lanes would be told where their numbers are not."""
+    for settings in decided.servers.alone:
+        with pytest.raises(PartOfBooksError, match="holds only some of the partition numbers: name all servers"):
+            await plan_rewind(settings, WorkerName.SEND, lately(), AGAIN)
 
 
 async def test_one_rewind_at_a_time_works_on_a_server_wherever_it_is_noted(decided: Decided) -> None:

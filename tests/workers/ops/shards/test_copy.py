@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
+from infra.postgres import Connection
 from infra.settings import Settings
 from tests.conftest import Connect
 from tests.workers.history_books import decide_one_by_one
@@ -12,7 +13,20 @@ from workers.ops.shards.copy import copy_rows
 _NAME = """
 insert into original_ids (account, request_id, original)
 select distinct j.account, j.request_id, convert_to('name of ' || j.request_id, 'UTF8') from journal as j
+where j.is_answer
 on conflict do nothing
+"""
+# Answers of accounts, each with rows from one sequence to another.
+_ROWS = """
+insert into journal (account, sequence, request_id, fingerprint, is_answer, worker, code, amount, balance_before,
+    balance_after, as_of, source_partition, source_offset, recipient_id, relationship)
+select a.account, n, gen_random_uuid(), 1, true, 'send', 'free', 0, 0, 0, now(), 1, n, 'r', 'direct'
+from accounts as a, generate_series($2::bigint, $3::bigint) as n
+where a.account_id = any($1::text[])
+"""
+_READ = """
+select coalesce(sum(seq_tup_read + idx_tup_fetch), 0) from pg_stat_user_tables
+where relname in ('journal', 'original_ids')
 """
 # A movement that names an earlier request, whose name was written with its first row.
 _NAME_EARLIER = """
@@ -66,3 +80,41 @@ async def test_a_second_copy_brings_only_what_is_new(
     assert earlier != "UPDATE 0"
     assert sum(copied) > 0
     assert total == new
+
+
+async def _answer(connection: Connection, accounts: list[str], first: int, last: int) -> None:
+    await connection.execute(
+        "insert into accounts (account_id, partition, sequence) select each, 1, $2 from unnest($1::text[]) as each"
+        " on conflict (account_id) do update set sequence = excluded.sequence",
+        accounts,
+        last,
+    )
+    await connection.execute(_ROWS, accounts, first, last)
+    await connection.execute(_NAME)
+
+
+async def _rows_read(*connections: Connection) -> int:
+    """Return how many rows of histories these servers have read so far."""
+    total = 0
+    for each in connections:
+        await each.fetchval("select pg_stat_force_next_flush()")
+        total += int(await each.fetchval(_READ))
+    return total
+
+
+async def test_a_second_copy_reads_no_history(
+    settings: Settings, other_books: Callable[[], Awaitable[Settings]], connect: Connect
+) -> None:
+    """The lanes stand meanwhile: of accounts with a history it reads what is new."""
+    first, second = await connect(settings), await connect(await other_books())
+    accounts = [f"busy-{number}" for number in range(30)]
+    await _answer(first, accounts, 1, 200)
+    await copy_rows(first, second, 1, lambda _, __: None)
+    await _answer(first, accounts[:1], 201, 210)
+    before = await _rows_read(first, second)
+
+    copied = await copy_rows(first, second, 1, lambda _, __: None)
+
+    read = await _rows_read(first, second) - before
+    assert copied == 30 + 10 + 10
+    assert 0 < read < 300

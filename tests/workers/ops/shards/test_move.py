@@ -2,24 +2,30 @@
 
 import asyncio
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from asyncpg.transaction import Transaction
 
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from infra.shards import NumberState
 from tests.conftest import Connect
 from tests.workers.ops.shards.servers import WHO, Servers, content_of, copy_database, move, shards_of, with_shards
+from workers.error_table import explain
 from workers.ops.books.audit import audit
 from workers.ops.books.balance import read_balance
 from workers.ops.books.statement import read_statement
 from workers.ops.operations import RefusedError
+from workers.ops.shards import move as moves
+from workers.ops.shards import purge, steps
 from workers.ops.shards import servers as sessions
 from workers.ops.shards.add import add_server, plan_add
 from workers.ops.shards.move import MoveReport, MoveStep, move_numbers
 from workers.ops.shards.move_plan import MoveKind, plan_moves
 from workers.ops.shards.purge import purge_rows
+from workers.ops.shards.servers import ShardSession, read_server
 from workers.ops.shards.tables import DROPPED, MOVED, STAYING
 
 AS_OF = datetime(2030, 3, 1, tzinfo=UTC)
@@ -102,6 +108,38 @@ async def test_the_lanes_name_whom_the_next_owner_fences(servers: Servers, conne
         ("inmail-expiry", 2, None, None),
         ("inmail-send", 2, None, 2),
     ]
+
+
+@pytest.mark.parametrize("before", ["delete from partitioning", "update partitioning set partitions = 3"])
+async def test_a_number_brings_the_count_by_which_accounts_are_numbered(
+    servers: Servers, connect: Connect, before: str
+) -> None:
+    """A server that was prepared before the first lane, or before partitions were added, could work no account else."""
+    second = await connect(servers.second)
+    await second.execute(before)
+
+    await move(servers, [1], "1")
+
+    assert await second.fetchval("select partitions from partitioning") == 4
+    assert await second.fetchval("select count(*) from accounts") > 0
+
+
+async def test_a_number_stays_where_the_other_server_numbers_its_accounts_otherwise(
+    servers: Servers, connect: Connect
+) -> None:
+    """Its own count stands, and nothing has stopped: that of a server without accounts is not taken for another's."""
+    first, second = await connect(servers.first), await connect(servers.second)
+    await second.execute(
+        "insert into accounts (account_id, partition) values ('a', 2); update partitioning set partitions = 3"
+    )
+    for table in ("lanes", "journal", "lots", "subscriptions", "original_ids", "earlier_rows", "accounts"):
+        await first.execute(f"delete from {table}")  # noqa: S608 - our own names
+
+    with pytest.raises(RefusedError, match="`inmail topics apply` with all servers"):
+        await move(servers, [1], "1")
+
+    assert await second.fetchval("select partitions from partitioning") == 3
+    assert (await shards_of(servers))[0].holds(1)
 
 
 @pytest.mark.whole
@@ -233,12 +271,103 @@ async def test_the_marks_of_audits_are_dropped(servers: Servers, connect: Connec
     assert [await each.fetchval("select count(*) from audits") for each in (first, second)] == [0, 0]
 
 
-async def test_what_began_before_the_lanes_stopped_arrives(servers: Servers, connect: Connect) -> None:
+async def test_rows_are_deleted_in_steps_and_the_mark_of_an_audit_once(
+    servers: Servers, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table of millions of deleted rows would be read at each step; and each step is told."""
+    monkeypatch.setattr(purge, "_ACCOUNTS", 1)
+    plan = await plan_moves(servers.first, [2], "1")
+    await move_numbers(servers.first, plan, WHO, keep=True, stop=asyncio.Event())
+    first, told, sent = await connect(servers.first), list[tuple[int, int]](), list[str]()
+    first.add_query_logger(lambda record: sent.append(record.query))
+
+    count = await purge.purge_rows(first, 2, lambda done, total: told.append((done, total)))
+
+    assert [(each, count) for each in range(1, count + 1)] == told
+    assert count > 1
+    assert len(DROPPED) == sum(each.startswith("delete from audit") for each in sent)
+
+
+def _begin_before_the_stop(monkeypatch: pytest.MonkeyPatch, begun: Transaction, connection: Connection) -> None:
+    """Let a transaction write to number 1 after the wait for those before it, and just before its lanes stop."""
+    stop_lanes = moves.mark_leaving
+
+    async def begin(*arguments: Any) -> None:
+        await begun.start()
+        await connection.execute("insert into accounts (account_id, partition) values ('late', 1)")
+        await stop_lanes(*arguments)
+
+    monkeypatch.setattr(moves, "mark_leaving", begin)
+
+
+async def test_a_transaction_that_stays_open_is_named_before_anything_stops(
+    servers: Servers, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lanes go on. A transaction of another database on the same server cannot write here: nobody waits for it."""
+    monkeypatch.setattr(steps, "_WRITERS_SECONDS", 0.2)
+    other = await connect(servers.first)
+    pid = await other.fetchval("select pg_backend_pid()")
+    seen: list[MoveStep] = []
+    report = MoveReport(step=lambda _, step: seen.append(step))
+    async with other.transaction():
+        await other.execute("insert into accounts (account_id, partition) values ('late', 1)")
+        with pytest.raises(RefusedError, match=rf"may be of the number: pid {pid} of user \w+ \(") as error:
+            await move(servers, [1], "1", report)
+    held = (await shards_of(servers))[0].holds(1)
+    elsewhere = await connect(servers.second)
+
+    async with elsewhere.transaction():
+        await elsewhere.execute("insert into accounts (account_id, partition) values ('elsewhere', 1)")
+        await steps.wait_for_writers(other)
+
+    assert held
+    assert MoveStep.STOP not in seen
+    assert not hasattr(error.value, "__notes__")
+
+
+async def test_an_error_after_the_stop_says_that_the_number_stands(
+    servers: Servers, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is, and until the number is held again: with both ways on."""
+    monkeypatch.setattr(steps, "_WRITERS_SECONDS", 0.2)
+    other = await connect(servers.first)
+    begun = other.transaction()
+    _begin_before_the_stop(monkeypatch, begun, other)
+    said = []
+
+    for _ in range(2):  # at the second it stands from the beginning
+        with pytest.raises(RefusedError, match="a transaction that has written") as error:
+            await move(servers, [1], "1")
+        said.append(explain(error.value, lambda: servers.first))
+    await begun.rollback()
+    await move(servers, [1], "1")
+
+    words = "; number 1 stands: run the same command again, or take it back with `--to 0`"
+    assert [True, True] == [each is not None and each.text.endswith(words) for each in said]
+
+
+async def test_lanes_that_are_being_stopped_wait_for_no_process_that_hangs(servers: Servers, connect: Connect) -> None:
+    """The server ends the transaction that keeps them; the session may wait as long as a copy takes."""
+    connection, told = await connect(servers.first), list[str]()
+    await connection.execute("set idle_in_transaction_session_timeout = 0")
+    query = "show idle_in_transaction_session_timeout"
+
+    async def published() -> None:
+        told.append(await connection.fetchval(query))
+
+    source, target = [ShardSession(await read_server(each), connection) for each in (servers.first, servers.second)]
+    await steps.mark_leaving(source, target, 1, uuid4(), published)
+
+    assert (["10s"], "0") == (told, await connection.fetchval(query))
+
+
+async def test_what_began_before_the_lanes_stopped_arrives(
+    servers: Servers, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another lane's transaction that saw the number as held, and is still open, is waited for."""
     other = await connect(servers.first)
     begun = other.transaction()
-    await begun.start()
-    await other.execute("insert into accounts (account_id, partition) values ('late', 1)")
+    _begin_before_the_stop(monkeypatch, begun, other)
     reached = asyncio.Event()
 
     def note(_: int, step: MoveStep) -> None:
@@ -264,8 +393,7 @@ async def test_a_second_move_is_refused_while_one_runs(
     plan = await plan_moves(servers.first, [1], "1")
     other = await connect(servers.first)
     begun = other.transaction()
-    await begun.start()
-    await other.execute("insert into accounts (account_id, partition) values ('late', 1)")
+    _begin_before_the_stop(monkeypatch, begun, other)
     reached, refused = asyncio.Event(), list[str]()
 
     def note(_: int, step: MoveStep) -> None:
@@ -430,10 +558,30 @@ async def test_the_operator_stops_between_two_numbers(servers: Servers) -> None:
     stop = asyncio.Event()
     plan = await plan_moves(servers.first, [0, 1], "1")
 
-    done = await move_numbers(
-        servers.first, plan, WHO, keep=False, stop=stop, report=MoveReport(step=lambda _, __: stop.set())
-    )
+    def stop_at(_: int, step: MoveStep) -> None:
+        if step is MoveStep.STOP:
+            stop.set()
+
+    done = await move_numbers(servers.first, plan, WHO, keep=False, stop=stop, report=MoveReport(step=stop_at))
 
     assert done.stopped
     assert done.result["moved"] == [0]
     assert (await plan_moves(servers.first, [0, 1], "1")).there == (0,)
+
+
+async def test_a_stop_while_the_lanes_go_on_ends_the_copy(servers: Servers) -> None:
+    """It may take hours: nothing of it is kept, the lanes have not stopped, and the same command begins it again."""
+    stop, whole = asyncio.Event(), await content_of(servers.first, 1)
+    plan = await plan_moves(servers.first, [1, 2], "1")
+
+    done = await move_numbers(
+        servers.first, plan, WHO, keep=False, stop=stop, report=MoveReport(rows=lambda _, __: stop.set())
+    )
+    holds = [shard.holds(1) for shard in await shards_of(servers)]
+    copied = any((await content_of(servers.second, 1)).values())
+    await move(servers, [1], "1")
+
+    assert (done.stopped, done.result["moved"]) == (True, [])
+    assert (holds, copied) == ([True, False], False)
+    assert {**whole, "lanes": []} == {**await content_of(servers.second, 1), "lanes": []}
+    assert await _sound(servers.second)

@@ -44,7 +44,7 @@ async def test_a_mover_needs_what_it_is_told(servers: Servers, connect: Connect)
 
     await move(mine, [1], "1")
 
-    assert told == [16, 17]
+    assert told == [17, 18]
     assert untouched == [{}, {}]
     assert [shard.holds(1) for shard in await shards_of(servers)] == [False, True]
 

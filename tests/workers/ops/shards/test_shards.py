@@ -228,11 +228,19 @@ async def test_a_number_beyond_the_partitions_is_refused(settings: Settings, oth
 async def test_servers_that_number_accounts_differently_are_refused(
     settings: Settings, other_books: Books, connect: Connect
 ) -> None:
-    """They are not of the same books."""
+    """They are not of the same books. One without accounts was prepared before partitions were added."""
     servers = await _pair(settings, other_books)
-    await (await connect(servers.first)).execute("insert into partitioning (partitions) values (4)")
-    await (await connect(servers.second)).execute("insert into partitioning (partitions) values (6)")
+    account = "insert into accounts (account_id, partition) values ('a', 0)"
+    first = await connect(servers.first)
+    await first.execute(account)
+    await first.execute("insert into partitioning (partitions) values (4)")
+    second = await connect(servers.second)
+    await second.execute("insert into partitioning (partitions) values (6)")
 
+    assert [1] == (await plan_moves(servers.first, [1], "1")).numbers
+    with pytest.raises(RefusedError, match="there is no number 4: the topics have 4 partitions"):
+        await plan_moves(servers.first, [4], "1")
+    await second.execute(account)
     with pytest.raises(RefusedError, match=r"numbers accounts by 4 partitions, server 1 .* by 6"):
         await plan_moves(servers.first, [1], "1")
 

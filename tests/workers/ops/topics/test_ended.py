@@ -35,6 +35,7 @@ from workers.ops.books.audit import audit_books
 from workers.ops.group_offsets import set_offsets
 from workers.ops.lag import Status, observer
 from workers.ops.operations import RefusedError
+from workers.ops.replay.rebuild_plan import RebuildRequest, plan_rebuild
 from workers.ops.replay.reemit_plan import plan_reemit
 from workers.ops.replay.reemit_rows import RowFilter
 from workers.ops.replay.rewind_plan import RewindOptions, plan_rewind
@@ -284,6 +285,26 @@ async def test_groups_that_could_not_follow_their_lanes_are_set_back_by_the_next
     assert [("reset", SEND_REQUESTS, {0, 1})] == [(each.kind, each.topic, set(each.starts or ())) for each in plan]
     assert {str(event.id) for event in new} <= {each["request_id"] for each in answers}
     assert [] == await plan_topics(cluster)
+
+
+async def test_a_rebuild_waits_until_the_lanes_go_on_with_the_new_topic(
+    cluster: Settings, admin: AIOKafkaAdminClient, database: Connection
+) -> None:
+    """Until then it would decide the new topic's records in place of those that the live ledger has decided."""
+    await _work_off(cluster, _requests(cluster, 8))
+    await _delete(admin)
+    await _create(cluster, admin)
+    await publish(cluster, SEND_REQUESTS, _requests(cluster, 20))
+    await database.execute("create schema again")
+    request = RebuildRequest("replay rebuild", schema="again", partial=True)
+
+    with pytest.raises(RefusedError, match=f"^{SEND_REQUESTS} was deleted and created again, .*`inmail topics apply`"):
+        await plan_rebuild(cluster, request)
+    await apply_topics(cluster, await plan_topics(cluster))
+    plan = await plan_rebuild(cluster, request)
+
+    assert {SEND_REQUESTS: 8} == {span.topic: plan.lost for span in plan.spans if span.ended}
+    assert 0 == sum(span.end for span in plan.spans)
 
 
 @pytest.mark.parametrize("how", ["lost", whole("created again")])

@@ -7,8 +7,7 @@ from weakref import ref
 import pytest
 from aiokafka.structs import ConsumerRecord
 
-from infra.kafka.clients import partition_of
-from infra.kafka.records import NotSetUpError
+from infra.kafka.clients import NotSetUpError, partition_of
 from infra.settings import Settings
 from schemas.catalogue import INPUT_TOPICS, SEND_REQUESTS, TOPICS
 from tests.workers.wire import ends, publish

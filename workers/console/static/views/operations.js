@@ -3,7 +3,7 @@
 import { post } from "../api.js";
 import { bar } from "../chart.js";
 import { confirm, confirmWithReason } from "../dialogs.js";
-import { facts, h, link, section, show, status, table } from "../dom.js";
+import { facts, h, link, section, show, silentServers, status, table } from "../dom.js";
 import { count, number, percent, seconds, time, words } from "../format.js";
 import { subscribe } from "../live.js";
 import { reloadEvery, startLoader } from "../loading.js";
@@ -20,7 +20,7 @@ function reloadOnChange(reload, signal) {
 }
 
 export function showOperations({ body, signal }) {
-  reloadOnChange(startLoader(body, signal, "/api/operations", {}, (found) => section("Recorded operations", table("Operations", [
+  reloadOnChange(startLoader(body, signal, "/api/operations", {}, (found) => [silentServers(found.silent_servers), section("Recorded operations", table("Operations", [
     ["Operation", (each) => link(`#/operations/${each.operation}`, number(each.operation))],
     ["Verb", (each) => each.verb],
     ["Status", (each) => status(STATUS_KINDS[each.status] ?? "unknown", words(each.status))],
@@ -28,7 +28,7 @@ export function showOperations({ body, signal }) {
     ["Operator", (each) => each.actor, "cut"],
     ["Reason", (each) => each.reason, "wide"],
     ["Started", (each) => time(each.started_at)],
-  ], found.operations, { empty: "No operations yet: no redrive or replay has been started." }))), signal);
+  ], found.operations, { empty: "No operations yet: no redrive or replay has been started." }))]), signal);
 }
 
 export function showOperation({ body, heading, path, signal }) {

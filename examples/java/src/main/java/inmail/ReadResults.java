@@ -11,8 +11,10 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.UUID;
+import org.apache.kafka.clients.consumer.CommitFailedException;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.common.errors.RebalanceInProgressException;
 import org.apache.kafka.common.errors.WakeupException;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 import org.apache.kafka.common.serialization.StringDeserializer;
@@ -45,6 +47,8 @@ public final class ReadResults {
                 "group.id", arguments.length > 0 ? arguments[0] : "delivery-example",
                 "auto.offset.reset", "earliest",
                 "enable.auto.commit", false,
+                // Between two commits: their work has to end within max.poll.interval.ms, 5 minutes by default.
+                "max.poll.records", 100,
                 // Not the default: without it, answers of aborted transactions are read too.
                 "isolation.level", "read_committed");
         var consumer = new KafkaConsumer<>(settings, new StringDeserializer(), new ByteArrayDeserializer());
@@ -63,7 +67,12 @@ public final class ReadResults {
                 for (ConsumerRecord<String, byte[]> record : consumer.poll(Duration.ofSeconds(1))) {
                     read(record.value());
                 }
-                consumer.commitSync(); // after the work: a crash repeats, and loses nothing
+                try {
+                    consumer.commitSync(); // after the work: a crash repeats, and loses nothing
+                } catch (CommitFailedException | RebalanceInProgressException error) {
+                    // The group has given the partitions to others, or to us again: what was not committed is read
+                    // again, and SEEN has what was done.
+                }
             }
         } catch (WakeupException stop) {
             // SIGTERM: what was not committed is read again
@@ -88,6 +97,10 @@ public final class ReadResults {
         String action = data.getOutcome() == SendDecidedData.Outcome.ACCEPTED ? "deliver" : "refuse";
         if (data.getCode().equals("balance_not_current")) {
             action = "wait"; // not final: whoever asked sends the request again, see SendInMail
+        } else if (data.getCode().equals("key_conflict")) {
+            // Another body under an id that has its answer, which stands: its message may have been delivered. Whoever
+            // sent the other body has to be told.
+            action = "ignore";
         }
         System.out.println(JSON.writeValueAsString(Map.of(
                 "action", action, "account", account, "request_id", data.getRequestId(), "code", data.getCode())));

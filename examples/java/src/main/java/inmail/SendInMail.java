@@ -70,7 +70,7 @@ public final class SendInMail {
             var message = new ProducerRecord<>(REQUESTS, account, value);
             message.headers()
                     .add("content-type", "application/cloudevents+json; charset=UTF-8".getBytes(StandardCharsets.UTF_8));
-            producer.send(message).get();
+            producer.send(message).get(); // fails after delivery.timeout.ms, 2 minutes by default
             ObjectNode answer = waitForAnswer(consumer, account, id);
             System.out.println(answer);
             if (!answer.get("code").asText().equals("balance_not_current")) {
@@ -112,6 +112,6 @@ public final class SendInMail {
                 }
             }
         }
-        throw new IOException("no answer: send " + id + " again");
+        throw new IOException("no answer: send " + id + " again, or look for it on inmail.dead-letters");
     }
 }

@@ -1,0 +1,158 @@
+-- The plan changes that a subscription knows, and which plan it has at an instant: what an event is held against that
+-- is read late, or was sent by who did not know of a change.
+
+-- The latest plan change that begins by an instant; no row where none does. (Of a plan of null, noted by a version
+-- before, nobody knows.)
+create or replace function change_at(p_account bigint, p_subscription_id text, p_at timestamptz)
+returns table (starts timestamptz, plan text)
+language sql stable
+as $$
+    select c.starts, c.plan
+    from subscriptions as s
+    cross join unnest(s.changes || s.changed_at, s.change_plans) as c (starts, plan)
+    where s.account = p_account and s.subscription_id = p_subscription_id and c.starts <= p_at
+    order by c.starts desc, c.plan nulls last
+    limit 1;
+$$;
+
+-- Where the first known plan change begins that is later than an instant.
+create or replace function next_change(p_account bigint, p_subscription_id text, p_after timestamptz)
+returns timestamptz
+language sql stable
+as $$
+    select min(c.starts)
+    from subscriptions as s
+    cross join unnest(s.changes || s.changed_at) as c (starts)
+    where s.account = p_account and s.subscription_id = p_subscription_id and c.starts > p_after;
+$$;
+
+-- Whether a period is the one that a plan change begins, told with another start. A month is taken for the change's:
+-- one that leaves no lot of its own start leaves no end.
+create or replace function is_of_change(p_change timestamptz, p_starts timestamptz, p_ends timestamptz)
+returns boolean
+language sql immutable
+as $$
+    select share_most(p_change, month_from(p_change), p_starts, p_ends);
+$$;
+
+-- The plan at an instant. The latest event tells it from its period on; before that, the latest of the plan changes and
+-- lots that began. A change may leave no lot of its own; and a lot of the old plan that has stayed for a change's own
+-- period, and begins later, tells of no plan.
+create or replace function plan_at(p_account bigint, p_subscription_id text, p_at timestamptz)
+returns text
+language sql stable
+as $$
+    select known.plan
+    from (
+        select s.plan, s.period_start as starts, true as is_latest, 0 as lot
+        from subscriptions as s
+        where s.account = p_account and s.subscription_id = p_subscription_id
+        union all
+        select c.plan, c.starts, false, 2147483647
+        from subscriptions as s
+        cross join unnest(s.changes, s.change_plans) as c (starts, plan)
+        where s.account = p_account and s.subscription_id = p_subscription_id and c.plan is not null
+        union all
+        select l.plan, l.period_start, false, l.lot
+        from lots as l
+        where
+            l.account = p_account and l.subscription_id = p_subscription_id and not l.freed
+            and not exists (
+                select from change_at(l.account, l.subscription_id, l.period_start) as c
+                where
+                    c.starts < l.period_start and c.plan <> l.plan
+                    and is_of_change(c.starts, l.period_start, end_of_period(l))
+            )
+    ) as known
+    where known.starts <= p_at
+    order by known.is_latest desc, known.starts desc, known.lot desc
+    limit 1;
+$$;
+
+-- The plan change that an event tells of with an earlier start: the next one, if it is to the same plan and the periods
+-- share more than half of the shorter. Two systems tell of one change a moment apart, and the later start may be read
+-- first. Also which event granted for it, and for which plan: that of the change's own lot or of what tops one up, or
+-- else of one that stays. (To which plan a change was, only its lot tells where a version before noted no plan.)
+create or replace function change_told(
+    p_account bigint, p_period told_period, out starts timestamptz, out plan text, out granted_by uuid
+)
+language sql stable
+as $$
+    select c.starts, own.plan, own.request_id
+    from change_at(
+        p_account, p_period.subscription_id, next_change(p_account, p_period.subscription_id, p_period.period_start)
+    ) as c
+    left join lateral (
+        select l.plan, l.request_id, l.period_start, end_of_period(l) as ends
+        from lots as l
+        where
+            l.account = p_account and l.subscription_id = p_period.subscription_id and not l.freed
+            and (
+                l.period_start = c.starts
+                or is_of_change(c.starts, l.period_start, end_of_period(l))
+                and c.starts = (
+                    select x.starts from change_at(p_account, p_period.subscription_id, l.period_start) as x
+                )
+            )
+        order by l.plan <> p_period.plan, l.lot
+        limit 1
+    ) as own on true
+    where
+        p_period.plan = coalesce(c.plan, own.plan)
+        and share_most(
+            p_period.period_start, p_period.period_end,
+            c.starts, case when own.period_start = c.starts then own.ends else month_from(c.starts) end
+        );
+$$;
+
+-- Whether an allotment's event was sent by who did not know of the plan change before it, whose plan is the one that
+-- holds: it starts as the change does, or within a day of that, or tells of a month that has its lot from then on.
+create or replace function is_outdated(p_account bigint, p_period told_period, p_first period)
+returns boolean
+language sql stable
+as $$
+    select exists (
+        select from change_at(p_account, p_period.subscription_id, p_period.period_start) as c
+        where
+            c.plan <> p_period.plan
+            and c.plan = plan_at(p_account, p_period.subscription_id, p_period.period_start)
+            and (
+                p_period.period_start < c.starts + interval '1 day'
+                or exists (
+                    select from lots_of_period(p_account, p_period.subscription_id, p_first) as l
+                    where l.period_start >= c.starts
+                )
+            )
+    );
+$$;
+
+-- How many of its plan's credits an allotment gives for a month: all where none has its lot, null where one has.
+--
+-- A lot of another plan that began after the change to this plan does not have the month: that change, or the lot, was
+-- read late. It counts for what it gave and was not withdrawn, so that nobody is paid by two plans, and nobody who paid
+-- for the new one gets nothing. What stays for the change's own month counts there, and for no later one.
+create or replace function credits_lacking(
+    p_account bigint, p_subscription_id text, p_plan text, p_credits integer, p_month period, p_as_of timestamptz
+)
+returns integer
+language sql stable
+as $$
+    select case
+        when count(*) = 0 then p_credits
+        when bool_and(
+            c.plan = p_plan and l.plan <> p_plan and l.period_start > c.starts and gave.tops_up is not true
+            and not is_of_change(c.starts, p_month.starts, p_month.ends)
+        ) and p_credits > coalesce(sum(gave.credits), 0) then p_credits - coalesce(sum(gave.credits), 0)
+    end::integer
+    from lots_of_period(p_account, p_subscription_id, p_month) as l
+    left join change_at(p_account, p_subscription_id, p_month.starts) as c on true
+    left join lateral (
+        select
+            sum(x.granted) filter (where x.open or x.expires_at <= p_as_of) as credits,
+            bool_or(x.tops_up = l.lot and x.plan = p_plan) as tops_up -- is this month's own already
+        from lots as x
+        where
+            x.account = p_account and (x.lot = l.lot or x.tops_up = l.lot)
+            and not is_of_change(c.starts, l.period_start, end_of_period(l))
+    ) as gave on true;
+$$;
