@@ -39,7 +39,7 @@ up: $(STAMP) ## Run the whole system in the foreground; data stays in .inmail/ (
 	$(BIN)/inmail up --data .inmail $(if $(BROKERS),--brokers $(BROKERS)) $(if $(WORKERS),--workers $(WORKERS))
 
 .PHONY: test
-test: tools lint $(STACK_STAMP) ## Run lint, types and the tests that show each kind of failure: what CI runs on a change (8 min on two cores)
+test: tools lint $(STACK_STAMP) ## Run lint, types and the tests that show each kind of failure: what CI runs on a change
 	@# Read even where PYTHONDONTWRITEBYTECODE is set; tests start the command many times.
 	$(BIN)/python -m compileall -q infra schemas workers
 	@# Three processes on two cores: a test waits for its servers for half of its time. What each reads of the tests is kept.
@@ -51,7 +51,7 @@ $(STACK_STAMP): infra/local/kafka.lock.json $(STAMP)
 	@touch $@
 
 .PHONY: test-all
-test-all: ## Run the same with all tests and all their cases: what CI runs on the main branch and each night (25 min)
+test-all: ## Run the same with all tests and all their cases: what CI runs on the main branch and each night
 	@TESTS=all $(MAKE) --no-print-directory test
 
 .PHONY: tools
