@@ -150,9 +150,7 @@ async def plan_rewind(
     servers = await servers_of_numbers(settings, target.partitions)
     async with admin_client(settings) as admin:
         group = await describe_group(admin, GROUP_OF[TOPIC_OF[worker]])
-    rewound = None
-    if target.kind is TargetKind.UNDO:
-        rewound = await _find_rewind(settings, target)
+    rewound = await _find_rewind(settings, target) if target.kind is TargetKind.UNDO else None
     found: dict[int, int] = {}
     moves, absent = [], []
     for server, numbers in servers:

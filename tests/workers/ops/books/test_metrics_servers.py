@@ -239,6 +239,7 @@ async def test_no_transaction_is_open_while_kafka_is_asked(
         return await clients.committed_offsets(*arguments)
 
     monkeypatch.setattr(lane_metrics, "committed_offsets", committed_offsets)
+    await set_state(booked.first, 3, "held")
     seen = await _scrape(cluster)
 
     assert {0} == set(idle)
