@@ -48,7 +48,7 @@ def body_version(body: type[BaseModel]) -> str:
     return sha256(json.dumps(body.model_json_schema(mode="serialization")).encode()).hexdigest()[:8]
 
 
-_BALANCE, _STATEMENT, _OUTCOME = map(body_version, (BalanceBody, StatementBody, OutcomeBody))
+_BALANCE, _STATEMENT, _OUTCOME = body_version(BalanceBody), body_version(StatementBody), body_version(OutcomeBody)
 _VERSION: Final = re.compile(rf"{_BALANCE}\.([0-9]{{1,18}})\.([0-9]{{1,18}})")  # of a balance, in its tag
 
 _ApiHandler = Callable[[LedgerReader, web.Request], Awaitable[web.Response]]

@@ -121,7 +121,8 @@ class LedgerReader:
                 found = await read_answers(connection, account_id, ids[0]) if len(ids) == 1 else None
             return sequence, (ids, found)
 
-        ids, answers = await self._read_from(account_id, wait_for, read, ([], None))
+        none: tuple[list[UUID], RequestAnswers | None] = [], None
+        ids, answers = await self._read_from(account_id, wait_for, read, none)
         if len(ids) > 1:
             raise ApiError(
                 ProblemKind.AMBIGUOUS_REQUEST,
