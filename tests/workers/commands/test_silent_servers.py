@@ -58,7 +58,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         ("publish README.md", "Kafka"),
         ("topics plan", "Kafka"),
         ("dead-letters list", "Kafka"),
-        ("replay rewind send --to-offset 0 --dry-run", "Kafka"),
+        ("replay rewind send --to-offset 0 --dry-run", "Postgres"),
         ("replay reemit --all --dry-run", "Kafka"),
     ],
 )
