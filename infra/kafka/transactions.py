@@ -172,13 +172,14 @@ async def _stop_all(producers: Sequence[AIOKafkaProducer]) -> None:
 
 
 async def _end(producer: AIOKafkaProducer) -> None:
-    _fail_undelivered(producer)
+    undelivered = _fail_undelivered(producer)
     stop = asyncio.ensure_future(producer.stop())
     stop.add_done_callback(_look_at)
     _, late = await asyncio.wait([stop], timeout=_STOP_SECONDS)
     if late:
         stop.cancel()
         await asyncio.wait([stop], timeout=_STOP_SECONDS)
+    _look_at_drains(undelivered)  # a batch that was put back meanwhile has another, which failed as the sender ended
     if (end := _end_of(producer)) is not None and end.done():
         _look_at(end)
     await producer.client.close()  # which one that could not end its transaction leaves open
@@ -189,11 +190,16 @@ def _end_of(producer: AIOKafkaProducer) -> Any:  # noqa: ANN401 - aiokafka is un
     return producer._txn_manager.wait_for_transaction_end()  # noqa: SLF001 - there is no other way
 
 
-def _fail_undelivered(producer: AIOKafkaProducer) -> None:
+def _fail_undelivered(producer: AIOKafkaProducer) -> list[Any]:
     accumulator = producer._message_accumulator  # noqa: SLF001 - there is no other way
     batches = [batch for of_one in accumulator._batches.values() for batch in of_one]  # noqa: SLF001
     batches += accumulator._pending_batches  # noqa: SLF001
     accumulator.fail_all(KafkaError("discarded"))
+    _look_at_drains(batches)
+    return batches
+
+
+def _look_at_drains(batches: Sequence[Any]) -> None:
     for batch in batches:
         for future in (batch.future, batch._drain_waiter):  # noqa: SLF001
             if future.done():

@@ -4,7 +4,9 @@ import asyncio
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 from uuid import uuid4
 
 import pytest
@@ -52,5 +54,32 @@ async def test_an_owner_that_was_fenced_in_a_transaction_leaves_no_error_unseen(
         gc.collect()
         await asyncio.sleep(0)
         gc.collect()
+
+    assert [] == seen
+
+
+async def _discard_while_a_batch_is_put_back() -> None:
+    loop = asyncio.get_running_loop()
+    batch = SimpleNamespace(future=loop.create_future(), _drain_waiter=loop.create_future())
+
+    async def stop() -> None:
+        batch._drain_waiter = loop.create_future()
+        batch._drain_waiter.set_exception(KeyError("put back"))
+
+    producer = SimpleNamespace(
+        _message_accumulator=SimpleNamespace(_batches={}, _pending_batches=[batch], fail_all=Mock()),
+        _txn_manager=SimpleNamespace(wait_for_transaction_end=lambda: None),
+        client=SimpleNamespace(close=AsyncMock()),
+        stop=stop,
+    )
+    await transactions._end(producer)  # type: ignore[arg-type]
+
+
+async def test_a_batch_that_is_put_back_as_its_producer_is_discarded_leaves_no_error_unseen() -> None:
+    """aiokafka gives it another future then, and fails that one too as its sender ends."""
+    with _errors_seen() as seen:
+        await _discard_while_a_batch_is_put_back()
+        gc.collect()
+        await asyncio.sleep(0)
 
     assert [] == seen
