@@ -76,7 +76,7 @@ async def _discard_while_a_batch_is_put_back() -> None:
 
 
 async def test_a_batch_that_is_put_back_as_its_producer_is_discarded_leaves_no_error_unseen() -> None:
-    """aiokafka gives it another future then, and fails that one too as its sender ends."""
+    """Aiokafka gives it another future then, and fails that one too as its sender ends."""
     with _errors_seen() as seen:
         await _discard_while_a_batch_is_put_back()
         gc.collect()
