@@ -47,7 +47,7 @@ test: tools lint $(STACK_STAMP) ## Run lint, types and the tests that show each 
 		--durations 60 --durations-min 2
 
 $(STACK_STAMP): infra/local/kafka.lock.json $(STAMP)
-	@$(BIN)/python -c 'from infra.local.stack import LocalStack as Stack; Stack(report=print).__enter__().stop()'
+	@$(BIN)/python -c 'from infra.local.stack import LocalStack as Stack; stack = Stack(report=print); stack.start(); stack.stop()'
 	@touch $@
 
 .PHONY: test-all
