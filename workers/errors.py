@@ -12,7 +12,7 @@ __all__ = ["BreakerError", "ChildError", "FencedError", "LaneError", "StuckError
 
 
 class FencedError(Exception):
-    """A newer owner has raised the lane's epoch."""
+    """A newer owner has raised the lane's epoch, or the books have lost what this one stored."""
 
 
 class LaneError(Exception):

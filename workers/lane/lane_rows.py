@@ -48,6 +48,7 @@ returning partition, epoch, next_offset, as_of, least(l.published, next_offset) 
     case when l.published <= next_offset then published_time end as published_time, maybe_published, topic_id,
     nullif(topic_since, '-infinity') as topic_since, halted
 """
+# A row behind what was stored is of a server that took over without the last commits; ahead, an answer was lost.
 _ADVANCE = """
 update lanes as l
 set next_offset = greatest(l.next_offset, u.next_offset), as_of = greatest(l.as_of, u.as_of),
@@ -57,10 +58,11 @@ set next_offset = greatest(l.next_offset, u.next_offset), as_of = greatest(l.as_
     paused = case when u.next_offset is null then l.paused end, held = case when u.next_offset is null then l.held end
 from
     unnest(
-        $3::integer[], $4::bigint[], $5::text[], $6::bigint[], $7::timestamptz[], $8::bigint[], $9::timestamptz[]
-    ) as u (partition, epoch, owner, next_offset, as_of, published, published_time)
+        $3::integer[], $4::bigint[], $5::text[], $6::bigint[], $7::timestamptz[], $8::bigint[], $9::timestamptz[],
+        $10::bigint[]
+    ) as u (partition, epoch, owner, next_offset, as_of, published, published_time, stored)
 where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition
-    and l.epoch = u.epoch and l.owner = u.owner
+    and l.epoch = u.epoch and l.owner = u.owner and coalesce(l.next_offset, 0) >= u.stored
 """
 _COUNT = """
 select count(*)
@@ -107,7 +109,7 @@ class LaneRow:
     epoch: int = 0  # of that owner; 0: there was none
     last_epoch: int = 0  # of the owner before, as it was read; 0: there was none
     last_owner: str | None = None  # to fence before the lane is acquired; None: the owner has given the lane back
-    next_offset: int | None = None  # after the last record whose outcome is stored; None before the first
+    next_offset: int | None = None  # after the last record whose outcome it knows stored; None before the first
     as_of: datetime = EPOCH  # the latest broker's time up to which outcomes are stored
     published: int | None = None  # up to where the owner knows its answers published; noted with its writes
     published_time: datetime | None = None  # no later answer was received before; None: not known
@@ -183,7 +185,7 @@ class LaneRows:
         """Open a transaction that only the owner of some lanes can commit, and that notes how far they have read.
 
         Raises:
-            FencedError: when one of them has a newer owner.
+            FencedError: when one of them has a newer owner, or the books have lost what this one stored.
 
         """
         rows = [each.row for each in progress]
@@ -195,10 +197,13 @@ class LaneRows:
                 [each.as_of for each in progress],
                 [row.published for row in rows],
                 [row.published_time for row in rows],
+                [row.next_offset or 0 for row in rows],
             )
             if moved != f"UPDATE {len(rows)}":
-                raise FencedError(f"{self._name(rows)} has a newer owner")
+                raise FencedError(f"{self._name(rows)} has a newer owner, or lost what was stored")
             yield connection
+        for row, next_offset, _ in progress:
+            row.next_offset = max(row.next_offset or 0, next_offset or 0)
 
     async def are_owned(self, rows: Sequence[LaneRow]) -> bool:
         """Tell whether lanes still have this owner."""

@@ -267,3 +267,19 @@ async def test_empty_books_of_a_group_that_has_published_are_refused(cluster: Se
         (reason,) = {each for each in life.health.not_ready() if f"{SEND_REQUESTS}/3 is halted" in each}
     end = (await ends(cluster, SEND_REQUESTS))[TopicPartition(SEND_REQUESTS, 3)]
     assert f"set next_offset = {end} where consumer_group = 'inmail-send' and topic = '{SEND_REQUESTS}'" in reason
+
+
+async def test_books_that_lose_what_was_published_while_a_worker_runs_are_refused(
+    cluster: Settings, database: Connection
+) -> None:
+    """A replica took over without the last commits: past them, nobody would hear of what was answered and is gone."""
+    account = in_partition(cluster, 3)
+    async with living(cluster) as life:
+        await publish(cluster, SEND_REQUESTS, [send(account) for _ in range(2)])
+        await at_the_end(cluster, 3)
+        start = await ends(cluster, SEND_RESULTS)
+        lost = "update lanes set next_offset = next_offset - 1, published = published - 1 where partition = 3"
+        await database.execute(lost)
+        await publish(cluster, SEND_REQUESTS, [send(account)])
+        await life.not_ready("was it restored from a backup")
+    assert start == await ends(cluster, SEND_RESULTS)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from contextvars import ContextVar
 from types import SimpleNamespace
 from unittest.mock import AsyncMock, Mock
@@ -275,6 +275,28 @@ async def test_an_epoch_that_is_given_again_after_a_restore_is_not_the_owner_s_o
 
     assert row is not None
     assert (1, None, "inmail-send.newer") == tuple(row)
+
+
+@pytest.mark.parametrize(("found", "commits"), [(6, False), (None, False), (7, True), (8, True)])
+async def test_an_owner_whose_row_has_lost_what_it_stored_commits_nothing_more(
+    settings: Settings, database: Connection, found: int | None, *, commits: bool
+) -> None:
+    """A server took over that lacks the last commits. A row that is ahead is of a commit whose answer was lost."""
+    async with create_pool(settings) as pool:
+        rows, owned = LaneRows(pool, SendJob.group, SEND_REQUESTS), LaneRow(0)
+        await rows.read([owned])
+        await rows.acquire([owned], "inmail-send.owner")
+        for step in (Progress(owned), Progress(owned, 7), Progress(owned, 3), Progress(owned)):
+            async with rows.fenced([step]):
+                pass
+        await database.execute("update lanes set next_offset = $1 where topic = $2", found, SEND_REQUESTS)
+
+        with nullcontext() if commits else pytest.raises(FencedError, match="lost what was stored"):
+            async with rows.fenced([Progress(owned, 8)]):
+                pass
+        row = await pool.fetchval("select next_offset from lanes where topic = $1", SEND_REQUESTS)
+
+    assert row == (8 if commits else found)
 
 
 async def test_whoever_only_looks_at_a_lane_changes_nothing_of_it(settings: Settings) -> None:
