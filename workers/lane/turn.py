@@ -14,8 +14,8 @@ Postgres transaction, which checks epochs and owner; (4) publish them in one Kaf
 after any doubtful error discard the producers, and begin again under a new name. Deciding twice finds first answers.
 
 Two turns may be decided at once, of disjoint lanes, and beside the publishing of one before them. Kafka transactions
-follow one another in the order of the turns: two at once could leave the older offset as the last one written. After a
-turn that failed none is published, and no lane of it is decided. A lane that keeps the others from theirs is set apart.
+follow one another, of one or more turns, in their order: two at once could leave the older offset as the last written.
+After a failed turn none is published, nor a lane of it decided. A lane that keeps the others from theirs is set apart.
 """
 
 import asyncio
@@ -67,7 +67,7 @@ class LaneOwner:
         self._leaving: dict[Lane, asyncio.Future[None]] = {}
         self._stopping, self._failures = False, 0  # failures in a row
         self._changed = asyncio.Event()  # something arrived, failed, or was asked for
-        self._turns = TurnQueue(self._changed.set)
+        self._turns = TurnQueue(self._changed.set, self._job.gather_seconds)
         self._openings = Openings(self._changed.set)
         self._one_transaction = asyncio.Lock()
         self._failed: Exception | None = None  # of a transaction, or outside of the turns
@@ -219,9 +219,8 @@ class LaneOwner:
         messages = [message for each in decided for message in each.messages]
         next_offsets = {lane: offset for each in decided for lane, offset in each.next_offsets.items()}
         offsets = {lane.place: offset for lane, offset in next_offsets.items()}
-        for lane in next_offsets:
-            if lane.published_answers is not None:
-                messages, offsets = lane.published_answers.drop_published(messages, offsets)
+        for found in filter(None, [lane.published_answers for lane in next_offsets]):
+            messages, offsets = found.drop_published(messages, offsets)
         with ExitStack() as traces:
             for each in decided:
                 traces.enter_context(each.trace.trace_publishing(each.messages))
@@ -229,6 +228,7 @@ class LaneOwner:
         for lane, offset in next_offsets.items():
             lane.note_published(offset, times.received_at, is_committed=lane.place in offsets)
             lane.failures = 0
+        for lane in [lane for each in decided for lane in each.next_offsets]:
             lane.health.published()
         self._failures, self.published_at = 0, monotonic()
         self._health.published(times)
