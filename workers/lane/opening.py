@@ -88,8 +88,9 @@ class Opening:
         if not (lanes := [lane for lane in lanes if lane.open_at == 0]):
             return
         starts = await self._find_starts(lanes)
-        await self._look_for_answers(starts)
-        await self._for_each(list(starts), lambda lane: self._begin(lane, starts[lane], transact))
+        await self._begin_all({lane: start for lane, start in starts.items() if start.doubt is None}, transact)
+        # The others last: whole topics may have to be read for them.
+        await self._begin_all({lane: start for lane, start in starts.items() if start.doubt is not None}, transact)
 
     async def _prepare(self, lane: Lane, partitions: int, transact: Transact) -> None:
         await agree_on_partitions(self._pool, self._rows.topic, partitions)
@@ -137,6 +138,12 @@ class Opening:
             assert topic_id is not None  # noqa: S101 - checked with each
             await self._rows.resume([lane.row for lane in starts], topic_id)
         return starts
+
+    async def _begin_all(self, starts: Mapping[Lane, _Start], transact: Transact) -> None:
+        await self._look_for_answers(starts)
+        await self._for_each(list(starts), lambda lane: self._begin(lane, starts[lane], transact))
+        if opened := [lane.partition for lane in starts if lane.is_open]:
+            self._log.info("lanes_open", partitions=opened)
 
     async def _look_for_answers(self, starts: Mapping[Lane, _Start]) -> None:
         """Look for answers of lanes that are not sure of them: for all at once, as whole topics are read."""

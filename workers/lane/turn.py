@@ -145,8 +145,6 @@ class LaneOwner:
             for lane in [lane for lane in lanes if lane.row not in acquired]:
                 lane.fail(FencedError("another owner acquired it meanwhile"))
             await self._opening.open([lane for lane in lanes if lane.row in acquired], self._transact)  # 4
-            if opened := [lane.partition for lane in lanes if lane.is_open]:
-                self._log.info("lanes_open", partitions=opened)
         except (FencedError, *SERVER_ERRORS) as error:
             self._fail_to_open(lanes, error)
 
@@ -248,7 +246,8 @@ class LaneOwner:
     async def _wait(self) -> None:
         """Wait until something has changed, or it is time to look again whether a lane may go on."""
         busy = self._turns.is_full or self._turns.deciding  # the end of that wakes this loop: open lanes wait for it
-        others = self.lanes - self._openings.lanes
+        opening = self._openings.lanes
+        others = [lane for lane in self.lanes if lane.is_open or lane not in opening]  # an opening may go on for others
         times = [time for lane in others if (time := lane.due_at) is not None and not (busy and lane.is_open)]
         seconds = min(times, default=monotonic() + _IDLE_SECONDS) - monotonic()
         await wait_for_event(self._changed, seconds)

@@ -2,21 +2,24 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from time import monotonic
 from unittest.mock import AsyncMock, Mock
 
 import asyncpg
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import UnknownTopicOrPartitionError
+from structlog.testing import capture_logs
 
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS
 from tests.workers.wire import eventually
 from workers.jobs.send import SendJob
-from workers.lane import turn
+from workers.lane import opening, turn
 from workers.lane.lane import Lane
 from workers.lane.lane_rows import LaneRow, LaneRows
 from workers.lane.opening import Opening
+from workers.lane.readback import Doubt
 from workers.lane.recovery import CommittedOffsetCheck
 from workers.lane.turn import LaneOwner
 from workers.lane.work import Work
@@ -138,16 +141,16 @@ def open_lanes(
     """Open the lanes with a consumer; return those that are asked for."""
 
     async def run(consumer: Mock) -> list[Lane]:
-        opening = _opening(settings, consumer)
+        opening_ = _opening(settings, consumer)
         asked: list[Lane] = []
 
         async def note(found: list[Lane]) -> dict[Lane, object]:
             asked.extend(found)
             return {}
 
-        monkeypatch.setattr(opening, "_prepare", AsyncMock())
-        monkeypatch.setattr(opening, "_find_starts", note)
-        await opening.open(lanes, AsyncMock())
+        monkeypatch.setattr(opening_, "_prepare", AsyncMock())
+        monkeypatch.setattr(opening_, "_find_starts", note)
+        await opening_.open(lanes, AsyncMock())
         return asked
 
     return lambda consumer: asyncio.ensure_future(run(consumer))
@@ -173,6 +176,53 @@ async def test_a_topic_that_a_broker_does_not_know_for_a_moment_halts_no_lane(
         await open_lanes(Mock(partitions_for_topic=lambda _: None))
 
     assert [None, None] == [lane.health.halted for lane in lanes]
+
+
+async def test_lanes_without_a_doubt_do_not_wait_for_what_is_read_for_others(
+    settings: Settings, lanes: list[Lane], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a kill whole topics may have to be read for those, for minutes."""
+    scanned = asyncio.Event()
+    opening_ = _opening(settings, Mock(has_leader=lambda _: True, partitions_for_topic=lambda _: {0, 1}))
+
+    async def scan(_: Settings, doubts: dict[TopicPartition, Doubt], __: object) -> dict[TopicPartition, object]:
+        await scanned.wait()
+        return dict.fromkeys(doubts, Mock())
+
+    async def starts(found: list[Lane]) -> dict[Lane, object]:
+        doubts = {found[0]: Doubt(range(3, 5), None), found[1]: None}
+        return {lane: opening._Start(3, 0, doubt) for lane, doubt in doubts.items()}
+
+    monkeypatch.setattr(opening, "scan_published", scan)
+    monkeypatch.setattr(opening_, "_prepare", AsyncMock())
+    monkeypatch.setattr(opening_, "_find_starts", starts)
+    with capture_logs() as logs:
+        running = asyncio.create_task(opening_.open(lanes, AsyncMock()))
+        await asyncio.wait([running], timeout=0.1)
+        first = [lane.is_open for lane in lanes]
+        scanned.set()
+        await running
+
+    assert [False, True] == first
+    assert [True, True] == [lane.is_open for lane in lanes]
+    assert lanes[0].published_answers is not None
+    assert lanes[1].published_answers is None
+    assert [[1], [0]] == [log["partitions"] for log in logs if log["event"] == "lanes_open"]
+
+
+async def test_an_open_lane_is_looked_at_in_time_while_its_opening_works_on_others(
+    owner: LaneOwner, lanes: list[Lane]
+) -> None:
+    """It waits for another lane, say, and nothing comes meanwhile that would wake its owner."""
+    lanes[0].open(0)
+    lanes[0].inbox.offer([Mock(key=b"", value=b"", headers=(), offset=0)], 1)
+    lanes[0].wait.look_at = monotonic() + 0.1
+    owner._openings.begin(lanes, asyncio.sleep(60))
+    owner._changed.clear()
+
+    async with asyncio.timeout(5):
+        await owner._wait()
+    await owner._openings.end()
 
 
 def test_a_lane_that_waits_for_another_says_so_until_it_goes_on_or_is_closed(lanes: list[Lane]) -> None:
