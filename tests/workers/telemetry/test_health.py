@@ -348,7 +348,7 @@ async def test_the_ticker_takes_a_new_producer_after_a_tick_that_failed(
 async def test_a_lane_that_tries_again_in_vain_ends_the_worker_with_the_last_error(
     cluster: Settings, connect: Connect
 ) -> None:
-    """A lock that somebody keeps: each attempt times out, and after the limit another worker may be luckier."""
+    """A lock that somebody keeps: each attempt ends by it, and after the limit another worker may be luckier."""
     own = cluster.model_copy(update={"stuck_seconds": 4.0, "database_timeout_seconds": 1.0, "drain_seconds": 1.0})
     holder = await connect(cluster)
     async with living(own) as life:
@@ -362,7 +362,7 @@ async def test_a_lane_that_tries_again_in_vain_ends_the_worker_with_the_last_err
 
     assert isinstance(error, StuckError)
     assert "stuck_handler: lane inmail.send-requests/" in str(error)
-    assert "the last error: a server did not answer in time" in str(error)
+    assert "the last error: Postgres: canceling statement due to lock timeout" in str(error)
 
 
 @pytest.mark.parametrize("whose", ["of one lane", "of a turn"])
