@@ -124,7 +124,7 @@ class Opening:
     async def _require_leader(self, lane: Lane) -> None:
         if not self._consumer.has_leader(lane.place):
             self._consumer.refresh_topics()
-            lane.health.steps()  # no worker that is started again has a leader either
+            lane.health.steps()  # it is not stuck: a worker that is started again finds no leader either
             raise LeaderNotAvailableError(f"no broker leads {lane.place.topic}/{lane.place.partition}")
 
     async def _find_starts(self, lanes: Sequence[Lane]) -> dict[Lane, _Start]:

@@ -128,8 +128,11 @@ class PartitionBounds:
             await asyncio.wait([each.answer for each in new.values()], timeout=_ANSWER_SECONDS)
 
     def _take_answers(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, _EndQuestion]:
-        """Return what was answered of some partitions; what failed is asked again the next time."""
-        asked = {place: self._asking[place] for place in places if place in self._asking}  # a turn that failed asks on
+        """Return what was answered of some partitions; what failed is asked again the next time.
+
+        An answer may be gone: the question of a turn that has failed goes on beside the next turn's, and takes it.
+        """
+        asked = {place: self._asking[place] for place in places if place in self._asking}
         answered = {place: self._asking.pop(place) for place, each in asked.items() if each.answer.done()}
         for place, (_, answer) in list(answered.items()):
             try:

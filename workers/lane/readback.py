@@ -151,6 +151,8 @@ async def _received_first(settings: Settings, firsts: Mapping[TopicPartition, in
         ends = await consumer.end_offsets(firsts)
         oldest = await consumer.beginning_offsets(firsts)
         there = {lane: first for lane, first in firsts.items() if oldest[lane] <= first < ends[lane]}
+        if not there:
+            return {}
         consumer.assign(list(there))
         for lane, first in there.items():
             consumer.seek(lane, first)
