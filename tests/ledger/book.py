@@ -10,6 +10,7 @@ from schemas.billing import (
     PromotionGranted,
     SubscriptionActivated,
     SubscriptionCancelled,
+    SubscriptionPlanChanged,
     SubscriptionRenewed,
     SurveyGranted,
 )
@@ -58,6 +59,10 @@ class Book:
     def renewed(self, account: str = "alice", *, id: UUID | None = None, **data: Any) -> Event:  # noqa: A002
         """Return a subscription's next period."""
         return SubscriptionRenewed.create(**self._envelope(account, id), data=self._period(data))
+
+    def changed(self, account: str = "alice", *, id: UUID | None = None, **data: Any) -> Event:  # noqa: A002
+        """Return a plan change: to premium_career from now, unless told otherwise."""
+        return SubscriptionPlanChanged.create(**self._envelope(account, id), data=self._period(data))
 
     def cancelled(
         self,

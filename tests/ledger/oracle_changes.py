@@ -122,6 +122,7 @@ def note_change(case: Case) -> None:
     is_none = subscription.plan != case.data("plan") or (noted and all(noted))
     note_subscription(case, even_earlier=bool(is_before_next and is_none))
     subscription.changes[case.data("period_start")] = case.data("plan")
+    subscription.change_ends[case.data("period_start")] = periods_of(case)[0].end
 
 
 RULES = {PLAN_CHANGED: change_plan}

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from tests.ledger.oracle_calendar import Period, anchor_of, anchored, months_of_term
 from tests.ledger.oracle_case import Case
-from tests.ledger.oracle_state import Account, Lot
+from tests.ledger.oracle_state import Account, Lot, Subscription
 
 __all__ = [
     "PLAN_CHANGED",
@@ -31,10 +31,16 @@ DAY = timedelta(days=1)
 
 
 class Change(NamedTuple):
-    """A plan change that a subscription knows: where it begins, and to which plan it is."""
+    """A plan change that a subscription knows: where it begins, to which plan it is, and where its own period ends."""
 
     start: datetime
     plan: str
+    end: datetime
+
+    @property
+    def period(self) -> Period:
+        """What is taken for its own period: a month at most."""
+        return Period(self.start, min(self.end, anchored(self.start, self.start.day, 1)))
 
 
 def periods_of(case: Case) -> list[Period]:
@@ -91,8 +97,14 @@ def next_change_of(case: Case) -> datetime | None:
 
 def change_at(account: Account, subscription_id: str, instant: datetime) -> Change | None:
     """Return the latest known plan change that begins by an instant."""
-    changes = account.subscription(subscription_id).changes
-    return max((Change(start, plan) for start, plan in changes.items() if start <= instant), default=None)
+    subscription = account.subscription(subscription_id)
+    begun = [start for start in subscription.changes if start <= instant]
+    return change_of(subscription, max(begun)) if begun else None
+
+
+def change_of(subscription: Subscription, start: datetime) -> Change:
+    """Return the plan change that begins at an instant."""
+    return Change(start, subscription.changes[start], subscription.change_ends[start])
 
 
 def anchor_told_by(case: Case) -> int:
@@ -127,17 +139,14 @@ def lots_that_tell_of(case: Case, period: Period) -> list[Lot]:
 def is_change_told(case: Case, end: datetime) -> bool:
     """Whether an event tells of the next plan change with an earlier start: two systems tell of one a moment apart.
 
-    That change is to the same plan, and shares more than half of the shorter period. Where it left no lot of its own
-    start, a month is taken for its period.
+    That change is to the same plan, and shares more than half of the shorter period.
     """
-    subscription_id = case.data("subscription_id")
     next_change = next_change_of(case)
-    if not next_change or case.account.subscription(subscription_id).changes[next_change] != case.data("plan"):
+    if not next_change:
         return False
-    lots = lots_of_change(case, next_change)
-    has_own = lots and lots[0].period_start == next_change
-    period = plain_period_of(lots[0]) if has_own else month_of(next_change)
-    return Period(case.data("period_start"), end).tells_of(period)
+    change = change_of(case.account.subscription(case.data("subscription_id")), next_change)
+    told = Period(case.data("period_start"), end)
+    return change.plan == case.data("plan") and told.tells_of(Period(change.start, change.end))
 
 
 def lots_of_told_change(case: Case) -> list[Lot]:
@@ -156,7 +165,7 @@ def lots_of_change(case: Case, start: datetime) -> list[Lot]:
         lot
         for lot in known
         if (change := since[lot.lot]) and change.start == start
-        if lot.period_start == start or month_of(start).tells_of(plain_period_of(lot))
+        if lot.period_start == start or change.period.tells_of(plain_period_of(lot))
     ]
     return sorted(own, key=lambda lot: (lot.plan != case.data("plan"), lot.lot))
 
@@ -168,11 +177,6 @@ def plain_period_of(lot: Lot) -> Period:
     return Period(lot.period_start, lot.period_end)
 
 
-def month_of(change: datetime) -> Period:
-    """Return what is taken for the own period of a plan change."""
-    return Period(change, anchored(change, change.day, 1))
-
-
 def stays_for_change(case: Case, lot: Lot) -> bool:
     """Whether a lot of an old plan has stayed for a change's own period, and begins later: it tells of no plan."""
     assert lot.subscription_id
@@ -180,7 +184,7 @@ def stays_for_change(case: Case, lot: Lot) -> bool:
     change = change_at(case.account, lot.subscription_id, lot.period_start)
     if not change or change.start == lot.period_start or change.plan == lot.plan:
         return False
-    return month_of(change.start).tells_of(plain_period_of(lot))
+    return change.period.tells_of(plain_period_of(lot))
 
 
 def plan_at(case: Case, subscription_id: str, instant: datetime) -> str | None:
@@ -207,13 +211,14 @@ def credits_lacking(case: Case, subscription_id: str, plan: str, credits_: int, 
     if not known:
         return credits_
     change = change_at(case.account, subscription_id, period.start)
-    if not change or change.plan != plan or month_of(change.start).tells_of(Period(period.start, period.end)):
+    if not change or change.plan != plan or change.period.tells_of(Period(period.start, period.end)):
         return None
     if any(lot.plan == plan or not lot.period_start or lot.period_start <= change.start for lot in known):
         return None
-    counted = [lot.lot for lot in known if not month_of(change.start).tells_of(plain_period_of(lot))]
-    gave = [lot for lot in case.account.lots if lot.lot in counted or lot.tops_up in counted]
-    if any(lot.tops_up and lot.plan == plan for lot in gave):  # this month's own already
+    counted = [lot.lot for lot in known if not change.period.tells_of(plain_period_of(lot))]
+    topped_up = [*counted, *(lot.lot for lot in known if lot.period_start == period.start)]
+    if any(lot.tops_up in topped_up and lot.plan == plan for lot in case.account.lots):  # this month's own already
         return None
+    gave = [lot for lot in case.account.lots if lot.lot in counted or lot.tops_up in counted]
     left = credits_ - sum(lot.granted for lot in gave if lot.open or lot.expires_at <= case.now)
     return left if left > 0 else None

@@ -1,17 +1,34 @@
 -- The plan changes that a subscription knows, and which plan it has at an instant: what an event is held against that
 -- is read late, or was sent by who did not know of a change.
 
--- The latest plan change that begins by an instant; no row where none does. (Of a plan of null, noted by a version
--- before, nobody knows.)
-create or replace function change_at(p_account bigint, p_subscription_id text, p_at timestamptz)
-returns table (starts timestamptz, plan text)
+-- The plan changes that a subscription knows: where each begins, to which plan it is, where the period ends that it
+-- begins, and its place in the order in which they were read. (Versions before noted less of a change: no end, or no
+-- plan either, or only where the latest change begins.)
+create or replace function changes_of(p_account bigint, p_subscription_id text)
+returns table (starts timestamptz, plan text, ends timestamptz, n bigint)
 language sql stable
 as $$
-    select c.starts, c.plan
+    select c.starts, c.plan, c.ends, c.n
     from subscriptions as s
-    cross join unnest(s.changes || s.changed_at, s.change_plans) as c (starts, plan)
-    where s.account = p_account and s.subscription_id = p_subscription_id and c.starts <= p_at
-    order by c.starts desc, c.plan nulls last
+    cross join lateral (
+        select s.changed_at as starts, null::text as plan, null::timestamptz as ends, 0::bigint as n
+        where s.changed_at <> all(s.changes)
+        union all
+        select u.starts, u.plan, u.ends, u.n
+        from unnest(s.changes, s.change_plans, s.change_ends) with ordinality as u (starts, plan, ends, n)
+    ) as c
+    where s.account = p_account and s.subscription_id = p_subscription_id;
+$$;
+
+-- The latest plan change that begins by an instant; no row where none does.
+create or replace function change_at(p_account bigint, p_subscription_id text, p_at timestamptz)
+returns table (starts timestamptz, plan text, ends timestamptz)
+language sql stable
+as $$
+    select c.starts, c.plan, c.ends
+    from changes_of(p_account, p_subscription_id) as c
+    where c.starts <= p_at
+    order by c.starts desc
     limit 1;
 $$;
 
@@ -20,19 +37,18 @@ create or replace function next_change(p_account bigint, p_subscription_id text,
 returns timestamptz
 language sql stable
 as $$
-    select min(c.starts)
-    from subscriptions as s
-    cross join unnest(s.changes || s.changed_at) as c (starts)
-    where s.account = p_account and s.subscription_id = p_subscription_id and c.starts > p_after;
+    select min(c.starts) from changes_of(p_account, p_subscription_id) as c where c.starts > p_after;
 $$;
 
--- Whether a period is the one that a plan change begins, told with another start. A month is taken for the change's:
--- one that leaves no lot of its own start leaves no end.
-create or replace function is_of_change(p_change timestamptz, p_starts timestamptz, p_ends timestamptz)
+-- Whether a period is the one that a plan change begins, told with another start. The change's own is a month at most,
+-- and a month where its end is not known.
+create or replace function is_of_change(
+    p_change timestamptz, p_change_ends timestamptz, p_starts timestamptz, p_ends timestamptz
+)
 returns boolean
 language sql immutable
 as $$
-    select share_most(p_change, month_from(p_change), p_starts, p_ends);
+    select share_most(p_change, least(p_change_ends, month_from(p_change)), p_starts, p_ends);
 $$;
 
 -- The plan at an instant. The latest event tells it from its period on; before that, the latest of the plan changes and
@@ -49,9 +65,8 @@ as $$
         where s.account = p_account and s.subscription_id = p_subscription_id
         union all
         select c.plan, c.starts, false, 2147483647
-        from subscriptions as s
-        cross join unnest(s.changes, s.change_plans) as c (starts, plan)
-        where s.account = p_account and s.subscription_id = p_subscription_id and c.plan is not null
+        from changes_of(p_account, p_subscription_id) as c
+        where c.plan is not null
         union all
         select l.plan, l.period_start, false, l.lot
         from lots as l
@@ -61,7 +76,7 @@ as $$
                 select from change_at(l.account, l.subscription_id, l.period_start) as c
                 where
                     c.starts < l.period_start and c.plan <> l.plan
-                    and is_of_change(c.starts, l.period_start, end_of_period(l))
+                    and is_of_change(c.starts, c.ends, l.period_start, end_of_period(l))
             )
     ) as known
     where known.starts <= p_at
@@ -89,7 +104,7 @@ as $$
             l.account = p_account and l.subscription_id = p_period.subscription_id and not l.freed
             and (
                 l.period_start = c.starts
-                or is_of_change(c.starts, l.period_start, end_of_period(l))
+                or is_of_change(c.starts, c.ends, l.period_start, end_of_period(l))
                 and c.starts = (
                     select x.starts from change_at(p_account, p_period.subscription_id, l.period_start) as x
                 )
@@ -101,7 +116,8 @@ as $$
         p_period.plan = coalesce(c.plan, own.plan)
         and share_most(
             p_period.period_start, p_period.period_end,
-            c.starts, case when own.period_start = c.starts then own.ends else month_from(c.starts) end
+            c.starts,
+            coalesce(c.ends, case when own.period_start = c.starts then own.ends else month_from(c.starts) end)
         );
 $$;
 
@@ -141,18 +157,19 @@ as $$
         when count(*) = 0 then p_credits
         when bool_and(
             c.plan = p_plan and l.plan <> p_plan and l.period_start > c.starts and gave.tops_up is not true
-            and not is_of_change(c.starts, p_month.starts, p_month.ends)
+            and not is_of_change(c.starts, c.ends, p_month.starts, p_month.ends)
         ) and p_credits > coalesce(sum(gave.credits), 0) then p_credits - coalesce(sum(gave.credits), 0)
     end::integer
     from lots_of_period(p_account, p_subscription_id, p_month) as l
     left join change_at(p_account, p_subscription_id, p_month.starts) as c on true
+    cross join lateral is_of_change(c.starts, c.ends, l.period_start, end_of_period(l)) as stays (for_change)
     left join lateral (
         select
-            sum(x.granted) filter (where x.open or x.expires_at <= p_as_of) as credits,
-            bool_or(x.tops_up = l.lot and x.plan = p_plan) as tops_up -- is this month's own already
+            sum(x.granted) filter (where not stays.for_change and (x.open or x.expires_at <= p_as_of)) as credits,
+            bool_or(x.tops_up = l.lot and x.plan = p_plan) filter (
+                where not stays.for_change or l.period_start = p_month.starts
+            ) as tops_up -- is this month's own already
         from lots as x
-        where
-            x.account = p_account and (x.lot = l.lot or x.tops_up = l.lot)
-            and not is_of_change(c.starts, l.period_start, end_of_period(l))
+        where x.account = p_account and (x.lot = l.lot or x.tops_up = l.lot)
     ) as gave on true;
 $$;

@@ -106,7 +106,7 @@ begin
             return query select * from close_old_lots(r, p, periods, later);
         end if;
         if not outdated then
-            perform note_period(r, p, anchor);
+            perform note_period(r, p, anchor, periods[1].ends);
         end if;
         if p.is_change then
             return query select * from change_plan(r, p, periods, p_validity);
@@ -131,10 +131,13 @@ as $$
     );
 $$;
 
--- Notes the latest period of a subscription, what it gives and on which day of the month, and where a change
--- begins and to which plan. What an early renewal told of is no period any more where a change that begins before it is
--- to another plan or has freed it. (The two arrays fill up with null where a version before noted no plan.)
-create or replace function note_period(p_request request, p_period told_period, p_anchor_day smallint)
+-- Notes the latest period of a subscription, what it gives and on which day of the month; of a change where it begins,
+-- to which plan it is, and where its own period ends (p_ends). What an early renewal told of is no period any more
+-- where a change that begins before it is to another plan or has freed it. (Plans and ends are null where a version
+-- before noted none.)
+create or replace function note_period(
+    p_request request, p_period told_period, p_anchor_day smallint, p_ends timestamptz
+)
 returns void
 language sql volatile
 as $$
@@ -167,16 +170,15 @@ as $$
     update subscriptions as s set
         changed_at = greatest(s.changed_at, p_period.period_start),
         changes = others.changes || p_period.period_start,
-        change_plans = others.change_plans || p_period.plan
+        change_plans = others.change_plans || p_period.plan,
+        change_ends = others.change_ends || p_ends
     from (
         select
             coalesce(array_agg(c.starts order by c.n), '{}') as changes,
-            coalesce(array_agg(c.plan order by c.n), '{}') as change_plans
-        from subscriptions as x
-        cross join unnest(x.changes, x.change_plans) with ordinality as c (starts, plan, n)
-        where
-            x.account = p_request.account and x.subscription_id = p_period.subscription_id
-            and c.starts <> p_period.period_start
+            coalesce(array_agg(c.plan order by c.n), '{}') as change_plans,
+            coalesce(array_agg(c.ends order by c.n), '{}') as change_ends
+        from changes_of(p_request.account, p_period.subscription_id) as c
+        where c.starts <> p_period.period_start
     ) as others
     where
         p_period.is_change and s.account = p_request.account and s.subscription_id = p_period.subscription_id;

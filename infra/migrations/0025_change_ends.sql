@@ -1,0 +1,13 @@
+-- Where the period ends that each plan change of a subscription begins: one of less than a month, as a change in the
+-- middle of a billing cycle begins, was taken for a month, and with it what the new plan gives afterwards. Nothing waits
+-- for this.
+alter table subscriptions add column change_ends timestamptz[] not null default '{}';
+
+comment on column subscriptions.change_ends is
+'Where the period ends that each of its plan changes begins, in the order of changes. Null, or missing at the end, for
+one of before this column was there: a month is taken.';
+
+-- Another result, which `create or replace` refuses; and functions that are called with other parameters from here on.
+drop function if exists change_at(bigint, text, timestamptz);
+drop function if exists is_of_change(timestamptz, timestamptz, timestamptz);
+drop function if exists note_period(request, told_period, smallint);
