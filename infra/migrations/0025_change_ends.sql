@@ -11,3 +11,4 @@ one of before this column was there: a month is taken.';
 drop function if exists change_at(bigint, text, timestamptz);
 drop function if exists is_of_change(timestamptz, timestamptz, timestamptz);
 drop function if exists note_period(request, told_period, smallint);
+drop function if exists lots_kept(request, text, period);

@@ -26,6 +26,7 @@ __all__ = [
     "give",
     "note_subscription",
     "open_allotments",
+    "opening_of",
     "told_of",
 ]
 
@@ -50,13 +51,14 @@ def allot(case: Case) -> None:
     subscription = case.account.subscription(case.data("subscription_id"))
     periods = periods_of(case)
     openings = [opening for period in periods if (opening := opening_of(case, period))]
-    told_change = lots_of_told_change(case) if openings and openings[0].period is periods[0] else []
+    told_change = lots_of_told_change(case)
     if told_change:
-        del openings[0]
+        openings = [opening for opening in openings if opening.period is not periods[0]]
     if subscription.ended(case.data("period_start")):
         case.answer("subscription_ended", details=told_of(case))
     elif not openings:
-        known = sorted(lots_that_tell_of(case, periods[0]), key=lambda lot: (lot.plan != case.data("plan"), lot.lot))
+        plan = case.data("plan")
+        known = sorted(lots_that_tell_of(case, periods[0], plan), key=lambda lot: (lot.plan != plan, lot.lot))
         first, *_ = told_change or known
         case.answer("period_already_granted", details=told_of(case) | {"grant_id": first.request_id})
     elif case.terms.plans[case.data("plan")].credits == 0:

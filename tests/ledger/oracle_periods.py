@@ -1,5 +1,6 @@
 """The oracle's rules of which periods an event is about, which lots tell of them, and which plan a subscription has."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -20,8 +21,8 @@ __all__ = [
     "lots_of_told_change",
     "lots_that_tell_of",
     "next_change_of",
-    "period_of",
     "periods_of",
+    "plain_period_of",
     "plan_at",
     "tell_of",
 ]
@@ -46,7 +47,7 @@ class Change(NamedTuple):
 def periods_of(case: Case) -> list[Period]:
     """Rule 11: a monthly event names one period; an annual one has up to twelve, dated by the anchor day.
 
-    What begins when the next plan change has begun is that change's affair.
+    What begins when the next change to another plan has begun is that change's affair.
     """
     first, *others = months_told(case)
     if is_outdated(case):
@@ -80,13 +81,10 @@ def is_outdated(case: Case) -> bool:
 
 
 def bound_of(case: Case) -> datetime | None:
-    """Return where the next plan change begins that an event does not tell of itself, with another start."""
-    next_change = next_change_of(case)
-    if case.request.type == PLAN_CHANGED or not lots_of_told_change(case):
-        return next_change
-    assert next_change
+    """Return where the next change to another plan begins."""
     changes = case.account.subscription(case.data("subscription_id")).changes
-    return min((each for each in changes if each > next_change), default=None)
+    start, plan = case.data("period_start"), case.data("plan")
+    return min((each for each, to in changes.items() if each > start and to != plan), default=None)
 
 
 def next_change_of(case: Case) -> datetime | None:
@@ -117,43 +115,43 @@ def anchor_told_by(case: Case) -> int:
     )
 
 
-def period_of(account: Account, lot: Lot) -> Period:
-    """Return the period that a lot of a subscription is for."""
-    assert lot.subscription_id
-    assert lot.period_start
-    assert lot.period_end
-    changes = account.subscription(lot.subscription_id).changes
-    return Period(lot.period_start, lot.period_end, begins_change=lot.period_start in changes)
+def tell_of(account: Account, subscription_id: str, period: Period, plan: str | None = None) -> list[Lot]:
+    """Rule 11: the allotments of a subscription that are for the same period, voided ones too, in opening order.
+
+    `plan`: of the period. A later change to the same plan begins nothing new where none to another one is between.
+    """
+    changes = account.subscription(subscription_id).changes
+    others = [start for start, to in changes.items() if start > period.start and to != plan]
+    new = {start for start in changes if plan is None or any(other <= start for other in others)}
+    return [
+        lot
+        for lot in account.allotments_of(subscription_id)
+        if period.tells_of(replace(plain_period_of(lot), begins_change=lot.period_start in new))
+    ]
 
 
-def tell_of(account: Account, subscription_id: str, period: Period) -> list[Lot]:
-    """Rule 11: the allotments of a subscription that are for the same period, voided ones too, in opening order."""
-    return [lot for lot in account.allotments_of(subscription_id) if period.tells_of(period_of(account, lot))]
-
-
-def lots_that_tell_of(case: Case, period: Period) -> list[Lot]:
+def lots_that_tell_of(case: Case, period: Period, plan: str | None = None) -> list[Lot]:
     """Return the same for the event's subscription."""
-    return tell_of(case.account, case.data("subscription_id"), period)
+    return tell_of(case.account, case.data("subscription_id"), period, plan)
 
 
-def is_change_told(case: Case, end: datetime) -> bool:
+def is_change_told(case: Case) -> bool:
     """Whether an event tells of the next plan change with an earlier start: two systems tell of one a moment apart.
 
-    That change is to the same plan, and shares more than half of the shorter period.
+    That change is to the same plan, and shares more than half of the shorter period with the event's first month.
     """
     next_change = next_change_of(case)
     if not next_change:
         return False
     change = change_of(case.account.subscription(case.data("subscription_id")), next_change)
-    told = Period(case.data("period_start"), end)
-    return change.plan == case.data("plan") and told.tells_of(Period(change.start, change.end))
+    own = Period(change.start, change.end)
+    return change.plan == case.data("plan") and months_told(case)[0].tells_of(own)
 
 
 def lots_of_told_change(case: Case) -> list[Lot]:
     """Return the lots of the change that an allotment tells of with an earlier start, where it does."""
     next_change = next_change_of(case)
-    is_told = is_change_told(case, months_told(case)[0].end)
-    return lots_of_change(case, next_change) if next_change and is_told else []
+    return lots_of_change(case, next_change) if next_change and is_change_told(case) else []
 
 
 def lots_of_change(case: Case, start: datetime) -> list[Lot]:
@@ -207,7 +205,7 @@ def credits_lacking(case: Case, subscription_id: str, plan: str, credits_: int, 
     A lot of another plan that began after the change to this one does not have the month: that change, or the lot, was
     read late. It counts for what it gave and was not withdrawn, unless it has stayed for the change's own period.
     """
-    known = tell_of(case.account, subscription_id, period)
+    known = tell_of(case.account, subscription_id, period, plan)
     if not known:
         return credits_
     change = change_at(case.account, subscription_id, period.start)

@@ -40,6 +40,19 @@ as $$
     select min(c.starts) from changes_of(p_account, p_subscription_id) as c where c.starts > p_after;
 $$;
 
+-- Where the first known change to another plan begins that is later than an instant. (One to a plan that nobody knows
+-- counts, too.)
+create or replace function next_other_plan(
+    p_account bigint, p_subscription_id text, p_after timestamptz, p_plan text
+)
+returns timestamptz
+language sql stable
+as $$
+    select min(c.starts)
+    from changes_of(p_account, p_subscription_id) as c
+    where c.starts > p_after and c.plan is distinct from p_plan;
+$$;
+
 -- Whether a period is the one that a plan change begins, told with another start. The change's own is a month at most,
 -- and a month where its end is not known.
 create or replace function is_of_change(
@@ -160,7 +173,7 @@ as $$
             and not is_of_change(c.starts, c.ends, p_month.starts, p_month.ends)
         ) and p_credits > coalesce(sum(gave.credits), 0) then p_credits - coalesce(sum(gave.credits), 0)
     end::integer
-    from lots_of_period(p_account, p_subscription_id, p_month) as l
+    from lots_of_period(p_account, p_subscription_id, p_month, p_plan) as l
     left join change_at(p_account, p_subscription_id, p_month.starts) as c on true
     cross join lateral is_of_change(c.starts, c.ends, l.period_start, end_of_period(l)) as stays (for_change)
     left join lateral (
