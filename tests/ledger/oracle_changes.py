@@ -16,6 +16,7 @@ from tests.ledger.oracle_periods import (
     PLAN_CHANGED,
     bound_of,
     is_change_told,
+    lots_against,
     lots_of_change,
     lots_that_tell_of,
     next_change_of,
@@ -119,9 +120,10 @@ def grant_new_plan(case: Case, periods: list[Period]) -> None:
 
     The answer is the lot of the change's own period, or says which lot stays there.
     """
-    kept = {period: lots_that_tell_of(case, period, case.data("plan")) for period in periods}
     note_change(case)
-    credits_ = case.terms.plans[case.data("plan")].credits
+    subscription_id, plan = case.data("subscription_id"), case.data("plan")
+    kept = {period: lots_against(case.account, subscription_id, period, plan) for period in periods}
+    credits_ = case.terms.plans[plan].credits
     openings = [opening for period in periods if (opening := opening_for(case, period, kept[period], credits_))]
     stays = {"kept_lot": kept[periods[0]][0].lot} if kept[periods[0]] else {}
     if credits_ == 0:

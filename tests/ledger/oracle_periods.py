@@ -17,6 +17,7 @@ __all__ = [
     "credits_lacking",
     "is_change_told",
     "is_outdated",
+    "lots_against",
     "lots_of_change",
     "lots_of_told_change",
     "lots_that_tell_of",
@@ -130,6 +131,15 @@ def tell_of(account: Account, subscription_id: str, period: Period, plan: str | 
     ]
 
 
+def lots_against(account: Account, subscription_id: str, period: Period, plan: str) -> list[Lot]:
+    """Return those of them that a month of a plan is held against: what began before the change to it has no month."""
+    change = change_at(account, subscription_id, period.start)
+    known = tell_of(account, subscription_id, period, plan)
+    if not change or change.plan != plan:
+        return known
+    return [lot for lot in known if lot.period_start and lot.period_start >= change.start]
+
+
 def lots_that_tell_of(case: Case, period: Period, plan: str | None = None) -> list[Lot]:
     """Return the same for the event's subscription."""
     return tell_of(case.account, case.data("subscription_id"), period, plan)
@@ -205,7 +215,7 @@ def credits_lacking(case: Case, subscription_id: str, plan: str, credits_: int, 
     A lot of another plan that began after the change to this one does not have the month: that change, or the lot, was
     read late. It counts for what it gave and was not withdrawn, unless it has stayed for the change's own period.
     """
-    known = tell_of(case.account, subscription_id, period, plan)
+    known = lots_against(case.account, subscription_id, period, plan)
     if not known:
         return credits_
     change = change_at(case.account, subscription_id, period.start)

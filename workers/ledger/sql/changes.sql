@@ -155,7 +155,8 @@ as $$
     );
 $$;
 
--- How many of its plan's credits an allotment gives for a month: all where none has its lot, null where one has.
+-- How many of its plan's credits an allotment gives for a month: all where none has its lot, null where one has. What
+-- began before the change to this plan has no month after it, however long its period is.
 --
 -- A lot of another plan that began after the change to this plan does not have the month: that change, or the lot, was
 -- read late. It counts for what it gave and was not withdrawn, so that nobody is paid by two plans, and nobody who paid
@@ -184,5 +185,6 @@ as $$
             ) as tops_up -- is this month's own already
         from lots as x
         where x.account = p_account and (x.lot = l.lot or x.tops_up = l.lot)
-    ) as gave on true;
+    ) as gave on true
+    where c.plan is distinct from p_plan or l.period_start >= c.starts;
 $$;
