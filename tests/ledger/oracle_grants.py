@@ -11,6 +11,7 @@ from tests.ledger.oracle_periods import (
     bound_of,
     credits_lacking,
     is_outdated,
+    lots_against,
     lots_of_told_change,
     lots_that_tell_of,
     periods_of,
@@ -58,7 +59,8 @@ def allot(case: Case) -> None:
         case.answer("subscription_ended", details=told_of(case))
     elif not openings:
         plan = case.data("plan")
-        known = sorted(lots_that_tell_of(case, periods[0], plan), key=lambda lot: (lot.plan != plan, lot.lot))
+        known = lots_against(case.account, case.data("subscription_id"), periods[0], plan)
+        known.sort(key=lambda lot: (lot.plan != plan, lot.lot))
         first, *_ = told_change or known
         case.answer("period_already_granted", details=told_of(case) | {"grant_id": first.request_id})
     elif case.terms.plans[case.data("plan")].credits == 0:

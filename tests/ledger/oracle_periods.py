@@ -30,6 +30,7 @@ __all__ = [
 
 PLAN_CHANGED = "inmail.subscription.plan-changed.v1"
 DAY = timedelta(days=1)
+MOMENT = timedelta(microseconds=1)
 
 
 class Change(NamedTuple):
@@ -69,13 +70,16 @@ def months_told(case: Case) -> list[Period]:
 def is_outdated(case: Case) -> bool:
     """Whether an allotment was sent by who did not know of the plan change before it, whose plan is the one that holds.
 
-    It starts as the change does, or within a day of that, or tells of a month that has its lot from then on.
+    It is of the plan before the change, if that is known, and starts as the change does, or within a day of that, or
+    tells of a month that has its lot from then on.
     """
     start, subscription_id = case.data("period_start"), case.data("subscription_id")
     change = change_at(case.account, subscription_id, start)
     if case.request.type == PLAN_CHANGED or not change or lots_of_told_change(case):
         return False
     if case.data("plan") == change.plan or plan_at(case, subscription_id, start) != change.plan:
+        return False
+    if plan_at(case, subscription_id, change.start - MOMENT) not in {None, case.data("plan")}:
         return False
     known = lots_that_tell_of(case, months_told(case)[0])
     return start < change.start + DAY or any(lot.period_start and lot.period_start >= change.start for lot in known)
@@ -132,12 +136,19 @@ def tell_of(account: Account, subscription_id: str, period: Period, plan: str | 
 
 
 def lots_against(account: Account, subscription_id: str, period: Period, plan: str) -> list[Lot]:
-    """Return those of them that a month of a plan is held against: what began before the change to it has no month."""
+    """Return those of them that a plan's month is held against.
+
+    What began before a change has no month after it, where the change is to this plan or the lot is of another.
+    """
     change = change_at(account, subscription_id, period.start)
     known = tell_of(account, subscription_id, period, plan)
-    if not change or change.plan != plan:
+    if not change:
         return known
-    return [lot for lot in known if lot.period_start and lot.period_start >= change.start]
+    return [
+        lot
+        for lot in known
+        if lot.period_start and (lot.period_start >= change.start or (lot.plan == plan and change.plan != plan))
+    ]
 
 
 def lots_that_tell_of(case: Case, period: Period, plan: str | None = None) -> list[Lot]:

@@ -170,7 +170,6 @@ as $$
 $$;
 
 -- The lot that stays for a period, if one does, whether it can be spent, and what was granted for the period in all.
--- What began before the change has no month after it, however long its period is.
 create or replace function lots_kept(
     p_request request, p_told told_period, p_period period,
     out lot integer, out starts timestamptz, out ends timestamptz, out is_spendable boolean, out granted bigint
@@ -178,10 +177,7 @@ create or replace function lots_kept(
 language sql stable
 as $$
     with kept as (
-        select l.*
-        from lots_of_period(p_request.account, p_told.subscription_id, p_period, p_told.plan) as l
-        left join change_at(p_request.account, p_told.subscription_id, p_period.starts) as c on true
-        where c.plan is distinct from p_told.plan or l.period_start >= c.starts
+        select l.* from lots_against(p_request.account, p_told.subscription_id, p_period, p_told.plan) as l
     )
 
     select

@@ -135,7 +135,8 @@ as $$
 $$;
 
 -- Whether an allotment's event was sent by who did not know of the plan change before it, whose plan is the one that
--- holds: it starts as the change does, or within a day of that, or tells of a month that has its lot from then on.
+-- holds: it is of the plan before the change, if that is known, and starts as the change does, or within a day of that,
+-- or tells of a month that has its lot from then on.
 create or replace function is_outdated(p_account bigint, p_period told_period, p_first period)
 returns boolean
 language sql stable
@@ -145,6 +146,9 @@ as $$
         where
             c.plan <> p_period.plan
             and c.plan = plan_at(p_account, p_period.subscription_id, p_period.period_start)
+            and p_period.plan = coalesce(
+                plan_at(p_account, p_period.subscription_id, c.starts - interval '1 microsecond'), p_period.plan
+            )
             and (
                 p_period.period_start < c.starts + interval '1 day'
                 or exists (
@@ -155,8 +159,19 @@ as $$
     );
 $$;
 
--- How many of its plan's credits an allotment gives for a month: all where none has its lot, null where one has. What
--- began before the change to this plan has no month after it, however long its period is.
+-- The lots of a period that a plan's month is held against: what began before a change has no month after it, however
+-- long its period is, where the change is to this plan or the lot is of another.
+create or replace function lots_against(p_account bigint, p_subscription_id text, p_period period, p_plan text)
+returns setof lots
+language sql stable
+as $$
+    select l.*
+    from lots_of_period(p_account, p_subscription_id, p_period, p_plan) as l
+    left join change_at(p_account, p_subscription_id, p_period.starts) as c on true
+    where c.starts is null or l.period_start >= c.starts or (l.plan = p_plan and c.plan is distinct from p_plan);
+$$;
+
+-- How many of its plan's credits an allotment gives for a month: all where none has its lot, null where one has.
 --
 -- A lot of another plan that began after the change to this plan does not have the month: that change, or the lot, was
 -- read late. It counts for what it gave and was not withdrawn, so that nobody is paid by two plans, and nobody who paid
@@ -174,7 +189,7 @@ as $$
             and not is_of_change(c.starts, c.ends, p_month.starts, p_month.ends)
         ) and p_credits > coalesce(sum(gave.credits), 0) then p_credits - coalesce(sum(gave.credits), 0)
     end::integer
-    from lots_of_period(p_account, p_subscription_id, p_month, p_plan) as l
+    from lots_against(p_account, p_subscription_id, p_month, p_plan) as l
     left join change_at(p_account, p_subscription_id, p_month.starts) as c on true
     cross join lateral is_of_change(c.starts, c.ends, l.period_start, end_of_period(l)) as stays (for_change)
     left join lateral (
@@ -185,6 +200,5 @@ as $$
             ) as tops_up -- is this month's own already
         from lots as x
         where x.account = p_account and (x.lot = l.lot or x.tops_up = l.lot)
-    ) as gave on true
-    where c.plan is distinct from p_plan or l.period_start >= c.starts;
+    ) as gave on true;
 $$;

@@ -94,7 +94,7 @@ begin
             code := case when to_open is null then 'period_already_granted' end;
             if code is not null and granted_by is null then
                 select l.request_id into granted_by
-                from lots_of_period(r.account, p.subscription_id, periods[1], p.plan) as l
+                from lots_against(r.account, p.subscription_id, periods[1], p.plan) as l
                 order by l.plan <> p.plan, l.lot
                 limit 1;
             end if;
