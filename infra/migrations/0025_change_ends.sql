@@ -7,6 +7,9 @@ comment on column subscriptions.change_ends is
 'Where the period ends that each of its plan changes begins, in the order of changes. Null, or missing at the end, for
 one of before this column was there: a month is taken.';
 
+comment on column lots.period_end is
+'End of the period that it is the allotment of; of a lot that tops one up, the same, unless nothing of that one counts.';
+
 -- Another result, which `create or replace` refuses; and functions that are called with other parameters from here on.
 drop function if exists change_at(bigint, text, timestamptz);
 drop function if exists is_of_change(timestamptz, timestamptz, timestamptz);

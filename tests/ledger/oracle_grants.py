@@ -130,7 +130,7 @@ def open_allotments(case: Case, openings: list[Opening], *, answered: bool = Fal
 def allotment(case: Case, opening: Opening) -> Lot:
     """Rules 4 and 5: it lives from its period's start, late or early event alike; without rollover, to its end.
 
-    What tops up a lot begins and ends with that.
+    What tops up a lot begins and ends with that; but where nothing of that counts, it ends like any other.
     """
     plan = case.terms.plans[case.data("plan")]
     period = opening.period
@@ -155,9 +155,10 @@ def allotment(case: Case, opening: Opening) -> Lot:
     )
     if opening.tops_up:
         lot.tops_up = opening.tops_up.lot
-        lot.period_start, lot.period_end = opening.tops_up.period_start, opening.tops_up.period_end
-        lot.granted_at = opening.tops_up.granted_at
-        lot.expires_at = lot.full_expires_at = opening.tops_up.full_expires_at
+        lot.period_start, lot.granted_at = opening.tops_up.period_start, opening.tops_up.granted_at
+        if opening.credits < plan.credits:
+            lot.period_end = opening.tops_up.period_end
+            lot.expires_at = lot.full_expires_at = opening.tops_up.full_expires_at
     clamp_to_end(case, lot)
     return lot
 

@@ -151,9 +151,9 @@ def lots_against(account: Account, subscription_id: str, period: Period, plan: s
     ]
 
 
-def lots_that_tell_of(case: Case, period: Period, plan: str | None = None) -> list[Lot]:
+def lots_that_tell_of(case: Case, period: Period) -> list[Lot]:
     """Return the same for the event's subscription."""
-    return tell_of(case.account, case.data("subscription_id"), period, plan)
+    return tell_of(case.account, case.data("subscription_id"), period)
 
 
 def is_change_told(case: Case) -> bool:

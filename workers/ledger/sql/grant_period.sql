@@ -127,13 +127,16 @@ end;
 $$;
 
 -- What an allotment opens for months: all its plan's credits, or what they lack; null for nothing. Beside a lot of the
--- same start it tops that up.
+-- same start it tops that up, and its period is that one's where that counts.
 create or replace function openings_of(p_request request, p_period told_period, p_months period[])
 returns opening[]
 language sql stable
 as $$
     select array_agg(
-        row(x.starts, coalesce(same.ends, x.ends), lacking.credits, same.lot)::opening order by x.starts
+        row(
+            x.starts, coalesce(case when lacking.credits < p_period.credits then same.ends end, x.ends),
+            lacking.credits, same.lot
+        )::opening order by x.starts
     )
     from unnest(p_months) as x
     cross join lateral credits_lacking(
@@ -229,7 +232,8 @@ end;
 $$;
 
 -- The terms of a lot for a period: it lives from the period's start, late or early event alike, and without rollover to
--- its end. One that tops up another begins and ends with that.
+-- its end. One that tops up another begins with that, and ends with it too where that counts: of a month that was
+-- withdrawn nothing does, and its end is none for what is given in its place.
 create or replace function terms_of(
     p_account bigint, p_period told_period, p_opening opening, p_validity interval
 )
@@ -242,7 +246,9 @@ as $$
         coalesce(
             (
                 select l.full_expires_at from lots as l
-                where l.account = p_account and l.lot = p_opening.tops_up
+                where
+                    l.account = p_account and l.lot = p_opening.tops_up
+                    and p_opening.credits < p_period.credits
             ),
             least(
                 p_opening.starts + p_validity,
