@@ -7,6 +7,14 @@ comment on column subscriptions.change_ends is
 'Where the period ends that each of its plan changes begins, in the order of changes. Null, or missing at the end, for
 one of before this column was there: a month is taken.';
 
+-- Whether a lot was withdrawn: a month that was voided counted as given once its end had passed. Lots of before are not
+-- filled, which would read the whole journal while nothing is booked: null means that the journal tells
+-- (is_withdrawn), which is asked only where such a lot stands beside a month of a plan that was changed to.
+alter table lots add column withdrawn boolean;
+alter table lots alter column withdrawn set default false;
+
+comment on column lots.withdrawn is
+'It was closed before its time: voided or forfeited. Null: a version before may have closed it; the journal tells.';
 comment on column lots.period_end is
 'End of the period that it is the allotment of; of a lot that tops one up, the same, unless nothing of that one counts.';
 
@@ -15,3 +23,4 @@ drop function if exists change_at(bigint, text, timestamptz);
 drop function if exists is_of_change(timestamptz, timestamptz, timestamptz);
 drop function if exists note_period(request, told_period, smallint);
 drop function if exists lots_kept(request, text, period);
+drop function if exists credits_lacking(bigint, text, text, integer, period, timestamptz);

@@ -239,5 +239,5 @@ def credits_lacking(case: Case, subscription_id: str, plan: str, credits_: int, 
     if any(lot.tops_up in topped_up and lot.plan == plan for lot in case.account.lots):  # this month's own already
         return None
     gave = [lot for lot in case.account.lots if lot.lot in counted or lot.tops_up in counted]
-    left = credits_ - sum(lot.granted for lot in gave if lot.open or lot.expires_at <= case.now)
+    left = credits_ - sum(lot.granted for lot in gave if not lot.withdrawn)
     return left if left > 0 else None

@@ -177,7 +177,7 @@ $$;
 -- read late. It counts for what it gave and was not withdrawn, so that nobody is paid by two plans, and nobody who paid
 -- for the new one gets nothing. What stays for the change's own month counts there, and for no later one.
 create or replace function credits_lacking(
-    p_account bigint, p_subscription_id text, p_plan text, p_credits integer, p_month period, p_as_of timestamptz
+    p_account bigint, p_subscription_id text, p_plan text, p_credits integer, p_month period
 )
 returns integer
 language sql stable
@@ -194,11 +194,26 @@ as $$
     cross join lateral is_of_change(c.starts, c.ends, l.period_start, end_of_period(l)) as stays (for_change)
     left join lateral (
         select
-            sum(x.granted) filter (where not stays.for_change and (x.open or x.expires_at <= p_as_of)) as credits,
+            sum(x.granted) filter (where not stays.for_change and not is_withdrawn(x)) as credits,
             bool_or(x.tops_up = l.lot and x.plan = p_plan) filter (
                 where not stays.for_change or l.period_start = p_month.starts
             ) as tops_up -- is this month's own already
         from lots as x
         where x.account = p_account and (x.lot = l.lot or x.tops_up = l.lot)
     ) as gave on true;
+$$;
+
+-- Whether a lot was closed before its time. Of one that a version before has closed the journal tells, but where it was
+-- empty when a plan change forfeited it: it gave what was spent of it.
+create or replace function is_withdrawn(p_lot lots)
+returns boolean
+language sql stable
+as $$
+    select coalesce(
+        p_lot.withdrawn,
+        not p_lot.open and exists (
+            select from journal as j
+            where j.account = p_lot.account and j.lot = p_lot.lot and j.code in ('voided', 'forfeited')
+        )
+    );
 $$;

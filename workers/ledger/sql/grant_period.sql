@@ -75,7 +75,7 @@ begin
             from change_refused(r, p, periods[1]) as x;
             if code = 'plan_unchanged' and change is not null and p.credits > 0 then
                 -- A change told once more, as an annual term: what it lacks is that term's later months.
-                to_open := openings_of(r, p, periods[2:]);
+                to_open := openings_of(r.account, p, periods[2:]);
                 if to_open is not null then
                     p.is_change := false;
                     code := null;
@@ -83,7 +83,7 @@ begin
                 end if;
             end if;
         else
-            to_open := openings_of(r, p, periods);
+            to_open := openings_of(r.account, p, periods);
             -- A renewal of the new plan that begins a moment before the change is the change, told by another system.
             if told_by is not null then
                 if (to_open[1]).starts = p.period_start then
@@ -128,7 +128,7 @@ $$;
 
 -- What an allotment opens for months: all its plan's credits, or what they lack; null for nothing. Beside a lot of the
 -- same start it tops that up, and its period is that one's where that counts.
-create or replace function openings_of(p_request request, p_period told_period, p_months period[])
+create or replace function openings_of(p_account bigint, p_period told_period, p_months period[])
 returns opening[]
 language sql stable
 as $$
@@ -140,11 +140,11 @@ as $$
     )
     from unnest(p_months) as x
     cross join lateral credits_lacking(
-        p_request.account, p_period.subscription_id, p_period.plan, p_period.credits, x, p_request.as_of
+        p_account, p_period.subscription_id, p_period.plan, p_period.credits, x
     ) as lacking (credits)
     left join lateral (
         select l.lot, end_of_period(l) as ends
-        from lots_of_period(p_request.account, p_period.subscription_id, x) as l
+        from lots_of_period(p_account, p_period.subscription_id, x) as l
         where l.period_start = x.starts
     ) as same on true
     where lacking.credits is not null;
