@@ -91,23 +91,24 @@ def who_granted(case: Case) -> dict[str, object]:
 
 
 def close_old_lots(case: Case) -> None:
-    """Rule 12: the old plan's later lots that have not started make room, up to the next change to another plan.
+    """Rule 12: the old plan's later lots that have not started make room, up to where the next change begins.
 
     Of what began before the change, `on_change: forfeit` closes some; a lot of its own period stays. A lot of the new
-    plan that waits makes room for a month of the change that begins before it.
+    plan that waits makes room for a month of the change that begins before it, up to the next change to another plan.
     """
     start = case.data("period_start")
     periods = periods_of(case)
-    next_change = bound_of(case)
+    next_change, next_other_plan = next_change_of(case), bound_of(case)
     for lot in case.account.lots_of(case.data("subscription_id")):
         assert lot.period_start
         details = {"subscription_id": lot.subscription_id, "plan": lot.plan, "reason": "plan_changed"}
-        later_change = next_change and next_change <= lot.period_start
         told = plain_period_of(lot)
-        makes_room = lot.plan != case.data("plan") or any(
+        is_same_plan = lot.plan == case.data("plan")
+        bound = next_other_plan if is_same_plan else next_change
+        makes_room = not is_same_plan or any(
             period.start < told.start and period.tells_of(told) for period in periods
         )
-        is_later = lot.period_start >= start and not later_change
+        is_later = start <= lot.period_start and (not bound or lot.period_start < bound)
         if lot.open and not lot.started(case.now) and is_later and makes_room:
             case.close(lot, "forfeited", details)
             lot.freed = True
@@ -149,11 +150,12 @@ def opening_for(case: Case, period: Period, kept: list[Lot], credits_: int) -> O
 def note_change(case: Case) -> None:
     """Remember where the change begins: earlier events say nothing of what follows, nor do early ones."""
     subscription = case.account.subscription(case.data("subscription_id"))
-    next_change = bound_of(case)
-    is_before_next = not next_change or not subscription.period_start or subscription.period_start < next_change
+    is_other = subscription.plan != case.data("plan")
+    bound = next_change_of(case) if is_other else bound_of(case)
+    is_before_next = not bound or not subscription.period_start or subscription.period_start < bound
     known = case.account.lots_of(case.data("subscription_id"))
     noted = [lot.freed for lot in known if lot.period_start == subscription.period_start]
-    is_none = subscription.plan != case.data("plan") or (noted and all(noted))
+    is_none = is_other or (noted and all(noted))
     note_subscription(case, even_earlier=bool(is_before_next and is_none))
     subscription.changes[case.data("period_start")] = case.data("plan")
     subscription.change_ends[case.data("period_start")] = periods_of(case)[0].end

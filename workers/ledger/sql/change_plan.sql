@@ -86,9 +86,10 @@ end;
 $$;
 
 -- Closes lots of the old plan: those of the change's own or later periods that have not started, up to where the next
--- change to another plan begins (p_next_change), whose periods are free again; and of what began before, what its plan
--- said to forfeit as it opened. A lot of the new plan that waits makes room too where one of the change's months begins
--- before it and is the same period: else nothing could be spent from the month's own start on.
+-- change begins, whose periods are free again; and of what began before, what its plan said to forfeit as it opened. A
+-- lot of the new plan that waits makes room too where one of the change's months begins before it and is the same
+-- period, up to the next change to another plan (p_next_change): else nothing could be spent from the month's own start
+-- on.
 create or replace function close_old_lots(
     p_request request, p_period told_period, p_periods period[], p_next_change timestamptz
 )
@@ -97,6 +98,7 @@ language plpgsql volatile
 set plan_cache_mode = force_generic_plan
 as $$
 declare
+    later timestamptz := next_change(p_request.account, p_period.subscription_id, p_period.period_start);
     old record;
 begin
     for old in
@@ -110,16 +112,18 @@ begin
                 when l.granted_at > p_request.as_of
                     then
                         l.period_start >= p_period.period_start
-                        and (
-                            l.plan <> p_period.plan
-                            or exists (
-                                select from unnest(p_periods) as x
-                                where
-                                    x.starts < l.period_start
-                                    and share_most(x.starts, x.ends, l.period_start, end_of_period(l))
-                            )
-                        )
-                        and coalesce(l.period_start < p_next_change, true)
+                        and case
+                            when l.plan <> p_period.plan
+                                then coalesce(l.period_start < later, true)
+                            else
+                                coalesce(l.period_start < p_next_change, true)
+                                and exists (
+                                    select from unnest(p_periods) as x
+                                    where
+                                        x.starts < l.period_start
+                                        and share_most(x.starts, x.ends, l.period_start, end_of_period(l))
+                                )
+                        end
                 else
                     l.period_start < p_period.period_start and l.on_change = 'forfeit'
                     and p_request.as_of < l.expires_at

@@ -183,18 +183,25 @@ as $$
     where
         s.period_start is null or s.period_start <= excluded.period_start
         or p_period.is_change
-        and coalesce(
-            s.period_start < next_other_plan(s.account, s.subscription_id, excluded.period_start, excluded.plan), true
-        )
-        and (
-            s.plan <> excluded.plan
-            or (
-                select bool_and(l.freed) from lots as l
-                where
-                    l.account = s.account and l.subscription_id = s.subscription_id
-                    and l.period_start = s.period_start
-            )
-        );
+        and case
+            when s.plan <> excluded.plan
+                then
+                    coalesce(
+                        s.period_start < next_change(s.account, s.subscription_id, excluded.period_start), true
+                    )
+            else
+                coalesce(
+                    s.period_start
+                    < next_other_plan(s.account, s.subscription_id, excluded.period_start, excluded.plan),
+                    true
+                )
+                and (
+                    select bool_and(l.freed) from lots as l
+                    where
+                        l.account = s.account and l.subscription_id = s.subscription_id
+                        and l.period_start = s.period_start
+                )
+        end;
 
     update subscriptions as s set
         changed_at = greatest(s.changed_at, p_period.period_start),
