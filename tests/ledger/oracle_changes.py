@@ -8,6 +8,7 @@ from tests.ledger.oracle_grants import (
     Opening,
     cut_after_grant,
     note_subscription,
+    note_told,
     open_allotments,
     opening_of,
     told_of,
@@ -60,6 +61,7 @@ def tell_again(case: Case) -> None:
         who = who_granted_next(case) if is_change_told(case) else who_granted(case)
         case.answer("plan_unchanged", details=told_of(case) | who)
         return
+    note_told(case, openings[0].period.start)
     note_subscription(case)
     open_allotments(case, openings)
     cut_after_grant(case)
@@ -68,7 +70,8 @@ def tell_again(case: Case) -> None:
 
 def changes_to(case: Case, plan: str) -> list[datetime]:
     """Return where the known changes of the event's subscription begin that are to a plan."""
-    return [start for start, to in case.account.subscription(case.data("subscription_id")).changes.items() if to == plan]
+    changes = case.account.subscription(case.data("subscription_id")).changes
+    return [start for start, to in changes.items() if to == plan]
 
 
 def who_granted_next(case: Case) -> dict[str, object]:
@@ -105,9 +108,7 @@ def close_old_lots(case: Case) -> None:
         told = plain_period_of(lot)
         is_same_plan = lot.plan == case.data("plan")
         bound = next_other_plan if is_same_plan else next_change
-        makes_room = not is_same_plan or any(
-            period.start < told.start and period.tells_of(told) for period in periods
-        )
+        makes_room = not is_same_plan or any(period.start < told.start and period.tells_of(told) for period in periods)
         is_later = start <= lot.period_start and (not bound or lot.period_start < bound)
         if lot.open and not lot.started(case.now) and is_later and makes_room:
             case.close(lot, "forfeited", details)
@@ -157,6 +158,12 @@ def note_change(case: Case) -> None:
     noted = [lot.freed for lot in known if lot.period_start == subscription.period_start]
     is_none = is_other or (noted and all(noted))
     note_subscription(case, even_earlier=bool(is_before_next and is_none))
+    start, later = case.data("period_start"), next_change_of(case)
+    subscription.told = {
+        told: plan
+        for told, plan in subscription.told.items()
+        if told < start or plan == case.data("plan") or (later and told >= later)
+    }
     subscription.changes[case.data("period_start")] = case.data("plan")
     subscription.change_ends[case.data("period_start")] = periods_of(case)[0].end
 

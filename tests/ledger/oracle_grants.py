@@ -9,6 +9,7 @@ from tests.ledger.oracle_case import Case
 from tests.ledger.oracle_periods import (
     anchor_told_by,
     bound_of,
+    change_at,
     credits_lacking,
     is_outdated,
     lots_against,
@@ -16,6 +17,7 @@ from tests.ledger.oracle_periods import (
     lots_that_tell_of,
     periods_of,
     plan_at,
+    plan_begun,
 )
 from tests.ledger.oracle_state import Lot
 
@@ -26,6 +28,7 @@ __all__ = [
     "cut_to_cap",
     "give",
     "note_subscription",
+    "note_told",
     "open_allotments",
     "opening_of",
     "told_of",
@@ -64,10 +67,12 @@ def allot(case: Case) -> None:
         first, *_ = told_change or known
         case.answer("period_already_granted", details=told_of(case) | {"grant_id": first.request_id})
     elif case.terms.plans[case.data("plan")].credits == 0:
+        note_told(case, None)
         note_subscription(case)
         case.answer("no_credits_in_plan", details=told_of(case))
         case.notice_after_all()
     else:
+        note_told(case, openings[0].period.start)
         note_subscription(case)
         open_allotments(case, openings)
         cut_after_grant(case)
@@ -185,6 +190,21 @@ def note_subscription(case: Case, *, even_earlier: bool = False) -> None:
     subscription.credits = case.terms.plans[case.data("plan")].credits
     subscription.anchor_day = anchor_told_by(case)
     subscription.period_start = start
+
+
+def note_told(case: Case, opens: datetime | None) -> None:
+    """Remember a period of another plan than the one known that opens no lot which tells of it.
+
+    Its first lot begins at another time, `opens`; or none opens; or the latest change before was to another plan.
+    """
+    subscription_id, start, plan = (case.data(name) for name in ("subscription_id", "period_start", "plan"))
+    if is_outdated(case) or plan_begun(case, subscription_id, start) == plan:
+        return
+    change = change_at(case.account, subscription_id, start)
+    told = case.account.subscription(subscription_id).told
+    told.pop(start, None)
+    if opens != start or (change and change.plan != plan):
+        told[start] = plan
 
 
 def told_of(case: Case) -> dict[str, Any]:

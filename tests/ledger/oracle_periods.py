@@ -25,6 +25,7 @@ __all__ = [
     "periods_of",
     "plain_period_of",
     "plan_at",
+    "plan_begun",
     "tell_of",
 ]
 
@@ -207,16 +208,24 @@ def stays_for_change(case: Case, lot: Lot) -> bool:
 
 
 def plan_at(case: Case, subscription_id: str, instant: datetime) -> str | None:
-    """Return the plan at an instant: the latest event tells it from its period on, before that what began by then.
-
-    A change may leave no lot of its own.
-    """
+    """Return the plan at an instant: the latest event tells it from its period on, before that what began by then."""
     subscription = case.account.subscription(subscription_id)
     if subscription.period_start and subscription.period_start <= instant:
         return subscription.plan
+    return plan_begun(case, subscription_id, instant)
+
+
+def plan_begun(case: Case, subscription_id: str, instant: datetime) -> str | None:
+    """Return the plan at an instant as the latest of what began by then tells it: a lot, a change, a period told.
+
+    A change may leave no lot of its own, nor may a period. A period told counts before a change with the same start,
+    which would have removed it.
+    """
+    subscription = case.account.subscription(subscription_id)
     lots = [lot for lot in case.account.lots_of(subscription_id) if not lot.freed and not stays_for_change(case, lot)]
     told = [(lot.period_start, 0, lot.lot, lot.plan) for lot in lots if lot.period_start]
     told += [(start, 1, 0, plan) for start, plan in subscription.changes.items()]
+    told += [(start, 2, 0, plan) for start, plan in subscription.told.items()]
     return max((known for known in told if known[0] <= instant), default=(None, 0, 0, None))[3]
 
 

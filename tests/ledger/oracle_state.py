@@ -128,6 +128,7 @@ class Subscription:
     anchor_day: int = 0
     changes: dict[datetime, str] = field(default_factory=dict)  # where its plan changes begin, and to which plan
     change_ends: dict[datetime, datetime] = field(default_factory=dict)  # and where the period ends that each begins
+    told: dict[datetime, str] = field(default_factory=dict)  # periods of another plan that no lot tells of
     ends_at: datetime | None = None
 
     def ended(self, instant: datetime) -> bool:

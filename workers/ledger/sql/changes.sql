@@ -64,24 +64,40 @@ as $$
     select share_most(p_change, least(p_change_ends, month_from(p_change)), p_starts, p_ends);
 $$;
 
--- The plan at an instant. The latest event tells it from its period on; before that, the latest of the plan changes and
--- lots that began. A change may leave no lot of its own; and a lot of the old plan that has stayed for a change's own
--- period, and begins later, tells of no plan.
+-- The plan at an instant. The latest event tells it from its period on; before that, what began by then.
 create or replace function plan_at(p_account bigint, p_subscription_id text, p_at timestamptz)
+returns text
+language sql stable
+as $$
+    select coalesce(
+        (
+            select s.plan from subscriptions as s
+            where s.account = p_account and s.subscription_id = p_subscription_id and s.period_start <= p_at
+        ),
+        plan_begun(p_account, p_subscription_id, p_at)
+    );
+$$;
+
+-- The plan at an instant as the latest of what began by then tells it: a lot; a plan change, which may leave no lot of
+-- its own; or another period that left none (subscriptions.told_starts). A lot of the old plan that has stayed for a
+-- change's own period, and begins later, tells of no plan.
+create or replace function plan_begun(p_account bigint, p_subscription_id text, p_at timestamptz)
 returns text
 language sql stable
 as $$
     select known.plan
     from (
-        select s.plan, s.period_start as starts, true as is_latest, 0 as lot
+        -- With one start a period counts before a change: a change removes those that were noted before it.
+        select t.plan, t.starts, 2147483647 as lot
         from subscriptions as s
+        cross join unnest(s.told_starts, s.told_plans) as t (starts, plan)
         where s.account = p_account and s.subscription_id = p_subscription_id
         union all
-        select c.plan, c.starts, false, 2147483647
+        select c.plan, c.starts, 2147483646
         from changes_of(p_account, p_subscription_id) as c
         where c.plan is not null
         union all
-        select l.plan, l.period_start, false, l.lot
+        select l.plan, l.period_start, l.lot
         from lots as l
         where
             l.account = p_account and l.subscription_id = p_subscription_id and not l.freed
@@ -93,7 +109,7 @@ as $$
             )
     ) as known
     where known.starts <= p_at
-    order by known.is_latest desc, known.starts desc, known.lot desc
+    order by known.starts desc, known.lot desc
     limit 1;
 $$;
 

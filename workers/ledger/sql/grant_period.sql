@@ -111,7 +111,9 @@ begin
             return query select * from close_old_lots(r, p, periods, later);
         end if;
         if not outdated then
-            perform note_period(r, p, anchor, periods[1].ends);
+            perform note_period(
+                r, p, anchor, periods[1].ends, case when p.credits > 0 then (to_open[1]).starts end
+            );
         end if;
         if p.is_change then
             return query select * from change_plan(r, p, periods, p_validity);
@@ -158,66 +160,6 @@ as $$
     select jsonb_build_object(
         'subscription_id', p_period.subscription_id, 'plan', p_period.plan, 'period_start', p_period.period_start
     );
-$$;
-
--- Notes the latest period of a subscription, what it gives and on which day of the month; of a change where it begins,
--- to which plan it is, and where its own period ends (p_ends). What an early renewal told of is no period any more
--- where a change that begins before it is to another plan or has freed it. (Plans and ends are null where a version
--- before noted none.)
-create or replace function note_period(
-    p_request request, p_period told_period, p_anchor_day smallint, p_ends timestamptz
-)
-returns void
-language sql volatile
-as $$
-    insert into subscriptions as s (account, subscription_id, plan, credits, period_start, anchor_day)
-    values (
-        p_request.account, p_period.subscription_id, p_period.plan, p_period.credits, p_period.period_start,
-        p_anchor_day
-    )
-    on conflict (account, subscription_id) do update set
-        plan = excluded.plan,
-        credits = excluded.credits,
-        period_start = excluded.period_start,
-        anchor_day = excluded.anchor_day
-    where
-        s.period_start is null or s.period_start <= excluded.period_start
-        or p_period.is_change
-        and case
-            when s.plan <> excluded.plan
-                then
-                    coalesce(
-                        s.period_start < next_change(s.account, s.subscription_id, excluded.period_start), true
-                    )
-            else
-                coalesce(
-                    s.period_start
-                    < next_other_plan(s.account, s.subscription_id, excluded.period_start, excluded.plan),
-                    true
-                )
-                and (
-                    select bool_and(l.freed) from lots as l
-                    where
-                        l.account = s.account and l.subscription_id = s.subscription_id
-                        and l.period_start = s.period_start
-                )
-        end;
-
-    update subscriptions as s set
-        changed_at = greatest(s.changed_at, p_period.period_start),
-        changes = others.changes || p_period.period_start,
-        change_plans = others.change_plans || p_period.plan,
-        change_ends = others.change_ends || p_ends
-    from (
-        select
-            coalesce(array_agg(c.starts order by c.n), '{}') as changes,
-            coalesce(array_agg(c.plan order by c.n), '{}') as change_plans,
-            coalesce(array_agg(c.ends order by c.n), '{}') as change_ends
-        from changes_of(p_request.account, p_period.subscription_id) as c
-        where c.starts <> p_period.period_start
-    ) as others
-    where
-        p_period.is_change and s.account = p_request.account and s.subscription_id = p_period.subscription_id;
 $$;
 
 -- Opens lots in date order, the first as the answer where that is still to come.
