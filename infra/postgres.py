@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import asyncpg
@@ -137,7 +138,12 @@ async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads)
 
 
-async def _prepare_worker(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+def _limit_lock_waits(settings: Settings) -> str:
+    """Return the statement that ends a wait for a lock before asyncpg ends the statement, and does not tell a lock."""
+    return f"set lock_timeout = {max(1, round(1000 * min(_LOCK_SECONDS, settings.database_timeout_seconds / 2)))}"
+
+
+async def _prepare_worker(settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     await _prepare(connection)
     await check_search_path(connection)
     if (user := await connection.fetchval("select current_user")) != WORKER_ROLE:
@@ -145,7 +151,7 @@ async def _prepare_worker(connection: "asyncpg.Connection[asyncpg.Record]") -> N
             f"the session works as {user}, not as {WORKER_ROLE}: a pooler between has dropped the role. {NO_POOLER}"
         )
     # A lock that somebody else holds must not hold a turn of all lanes: `turn.py` sets the lane that needs it apart.
-    await connection.execute(f"set lock_timeout = '{_LOCK_SECONDS}s'")
+    await connection.execute(_limit_lock_waits(settings))
 
 
 def create_pool(settings: Settings) -> AbstractAsyncContextManager[Pool]:
@@ -162,7 +168,7 @@ def create_pool(settings: Settings) -> AbstractAsyncContextManager[Pool]:
         timeout=settings.database_timeout_seconds,
         server_settings=_SERVER_SETTINGS | {"role": WORKER_ROLE},
         connect=_connect_as_worker,
-        init=_prepare_worker,
+        init=partial(_prepare_worker, settings),
         reset=_skip_reset,
     )
 
@@ -265,7 +271,7 @@ async def connect_database(settings: Settings, *, patient: bool = False) -> "asy
     try:
         await _prepare(connection)
         if not patient:
-            await connection.execute(f"set lock_timeout = '{_LOCK_SECONDS}s'")
+            await connection.execute(_limit_lock_waits(settings))
     except BaseException:
         connection.terminate()
         raise

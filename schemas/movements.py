@@ -52,7 +52,7 @@ class CreditsGrantedData(AccountResultData):
             Field(
                 description="Of a plan change read late: the lot of the same period, which had started and stays; of a"
                 " renewal after one: the old plan's lot with the same start. This lot is the difference to the new"
-                " plan's credits, with the same end."
+                " plan's credits, with the same end; where that lot was voided, it is all of them, with its own end."
             ),
         ]
     ]

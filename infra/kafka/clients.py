@@ -20,6 +20,7 @@ from aiokafka.errors import (
     InconsistentGroupProtocolError,
     InvalidSessionTimeoutError,
     InvalidTransactionTimeout,
+    KafkaConnectionError,
     KafkaError,
     MessageSizeTooLargeError,
     NoBrokersAvailable,
@@ -224,7 +225,8 @@ async def reader(
     """Open a consumer that reads without joining a group, and never commits by itself.
 
     A broker without new records answers a fetch after `wait_ms`, and answers no other request of this consumer before.
-    It sends at most `partition_bytes` of a partition at once, and at least one record.
+    It sends at most `partition_bytes` of a partition at once, and at least one record. One that is lost raises a
+    KafkaConnectionError: no worker's own consumer has to be replaced for it.
     """
     consumer = Consumer(
         **settings.kafka_client(),
@@ -239,6 +241,8 @@ async def reader(
     await consumer.start()
     try:
         yield consumer
+    except ConsumerLostError as error:
+        raise KafkaConnectionError(f"the connection of a reader was lost: {error}") from error
     finally:
         await consumer.stop()
 

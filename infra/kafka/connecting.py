@@ -22,6 +22,7 @@ from infra.waiting import waiting_for
 __all__ = ["UntrustedBrokerError", "complete_request", "protect_bootstrap"]
 
 _REFUSAL_SECONDS = 5.0
+_LEAST_MILLISECONDS = 5_000  # for one of many addresses: a broker under load, or far away, may take as long to answer
 
 _Response = TypeVar("_Response")
 
@@ -60,7 +61,7 @@ def _spell(name: str) -> str:
 
 async def _bootstrap(client: AIOKafkaClient, bootstrap: Callable[[], Awaitable[None]]) -> None:
     patience = client._request_timeout_ms  # noqa: SLF001 - there is no other way
-    client._request_timeout_ms = patience // len(client.hosts)  # noqa: SLF001
+    client._request_timeout_ms = min(patience, max(patience // len(client.hosts), _LEAST_MILLISECONDS))  # noqa: SLF001
     try:
         await bootstrap()
     except KafkaConnectionError as error:

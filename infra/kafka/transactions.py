@@ -247,7 +247,8 @@ async def _send(producer: AIOKafkaProducer, messages: Sequence[Message], deliver
             partition = partition_of(message.key or b"", counts[message.topic])
         by_partition.setdefault((message.topic, partition), []).append(message)
     for (topic, partition), group in by_partition.items():
-        # What answers no record is of an account of the lane: that has one number on all topics.
+        # What answers no record is of an account, whose number is its lane's where topics have as many partitions and
+        # producers partition as they ought to. Elsewhere the lane that is blamed may be another one, or none.
         origins = frozenset(partition if message.origin is None else message.origin[0] for message in group)
         batch = producer.create_batch()
         for message in group:

@@ -17,6 +17,7 @@ from infra.local.stack import LocalStack
 from infra.settings import RecordTime, Settings, load_settings
 from schemas.catalogue import CATALOGUE
 from tests.crash.books import Books
+from tests.crash.coordinators import Coordinators
 from tests.crash.group import Group, NotMadeError, Surroundings
 from tests.crash.judge import judge
 from tests.crash.load import Inputs, Load
@@ -92,15 +93,23 @@ async def run(stack: LocalStack, settings: Settings, order: Order, logs: Path, r
     groups = {job: Group(Start(job, settings, logs / f"{job}.log", None, order.broken), around) for job in JOBS}
     load = Load(settings, order.seed, order.rate)
     watch = Watch(books, logs / "faults.log")
-    async with _beside(inputs.run(), watch.run()):
+    names = [group.name for group in groups.values()]
+
+    def disturb() -> None:
+        for group in groups.values():
+            watch.disturb(group)
+
+    coordinators = Coordinators(stack, settings, names, disturb)
+    async with _beside(inputs.run(), watch.run(), coordinators.run()):
         async with _beside(load.run(), stop=load.stop), _beside(*(group.keep() for group in groups.values())):
-            await _faults(stack, groups, watch, result, report)
+            await _faults(coordinators, groups, watch, result, report)
             await watch.recovery(list(groups.values()), order.recovery_seconds)
         result.stuck = await _drain(settings, groups, inputs, order.drain_seconds)
         for group in groups.values():
             await group.end()
             result.ends += group.ends
         await settled(settings)
+    result.broker_restarts = coordinators.restarts
     result.verdict = await judge(settings, books, inputs, since)
     watch.report(result)
     for group in groups.values():
@@ -129,7 +138,7 @@ async def _beside(*work: Any, stop: Callable[[], None] | None = None) -> AsyncIt
 
 
 async def _faults(
-    stack: LocalStack, groups: dict[str, Group], watch: Watch, result: Result, report: Callable[..., Any]
+    coordinators: Coordinators, groups: dict[str, Group], watch: Watch, result: Result, report: Callable[..., Any]
 ) -> None:
     order = result.order
     deadline = monotonic() + order.seconds
@@ -146,7 +155,7 @@ async def _faults(
         if stage.server is None:
             await asyncio.gather(*(one_after_another(groups[job], row) for job, row in stage.cells.items() if row))
         else:
-            await _kill_server(stack, groups, stage, watch, result)
+            await _kill_server(coordinators, groups, stage, watch, result)
             report(result)
 
 
@@ -166,29 +175,32 @@ async def _fault(group: Group, cell: Cell, watch: Watch, result: Result) -> None
         await watch.recovery([group], result.order.recovery_seconds)
 
 
-async def _kill_server(stack: LocalStack, groups: dict[str, Group], stage: Stage, watch: Watch, result: Result) -> None:
+async def _kill_server(
+    coordinators: Coordinators, groups: dict[str, Group], stage: Stage, watch: Watch, result: Result
+) -> None:
     """Kill a server while workers stand, let them go on into what is left, and start it again.
 
     Of several brokers it is one at random: each leads some partitions and coordinates some groups and transactions.
     """
-    is_broker = stage.server is Kind.BROKER
+    stack, is_broker = coordinators.stack, stage.server is Kind.BROKER
     dice = Random(result.order.seed + result.server_kills.total())  # noqa: S311 - a workload
     node = dice.randint(1, stack.brokers)
     cells = {cell: groups[cell.job] for row in stage.cells.values() for cell in row[:1]}
-    with ExitStack() as busy:
-        for group in cells.values():
-            watch.disturb(group)
-            busy.enter_context(group.busy())
-        standing = await asyncio.gather(*(_reach(group, cell, result) for cell, group in cells.items()))
-        before = [await watch.before(group) for group in cells.values()]
-        await asyncio.to_thread(*((stack.kill_kafka, node) if is_broker else (stack.kill_postgres,)))
-        for cell, member, moment in zip(cells, standing, before, strict=True):
-            if member is not None:
-                result.faults[cell] += 1
-                member.go()
-                watch.expect(cell, moment, member.pid)
-    result.server_kills[stage.server or ""] += 1
-    await asyncio.to_thread(*((stack.start_kafka, node) if is_broker else (stack.start_postgres,)))
+    async with coordinators.servers:
+        with ExitStack() as busy:
+            for group in cells.values():
+                watch.disturb(group)
+                busy.enter_context(group.busy())
+            standing = await asyncio.gather(*(_reach(group, cell, result) for cell, group in cells.items()))
+            before = [await watch.before(group) for group in cells.values()]
+            await asyncio.to_thread(*((stack.kill_kafka, node) if is_broker else (stack.kill_postgres,)))
+            for cell, member, moment in zip(cells, standing, before, strict=True):
+                if member is not None:
+                    result.faults[cell] += 1
+                    member.go()
+                    watch.expect(cell, moment, member.pid)
+        result.server_kills[stage.server or ""] += 1
+        await asyncio.to_thread(*((stack.start_kafka, node) if is_broker else (stack.start_postgres,)))
     if result.server_kills.total() % _LET_RECOVER == 0:
         await watch.recovery(list(cells.values()), result.order.recovery_seconds)
 

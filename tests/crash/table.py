@@ -30,7 +30,7 @@ This page is rendered from a run by `python -m tests.crash.table`.
 
 {faults:,} faults in {seconds:,} s, seed {seed}; {requests:,} input records, {answers:,} events read. {beside}Servers
 were killed {servers}; a kill of a server that met a worker of each job counts as a fault of each. {ends} workers ended
-by themselves on a fault, as a supervisor's restart mends, and were replaced.
+by themselves on a fault, as a supervisor's restart mends, and were replaced.{restarts}
 
 Of {ordered:,} faults ordered, {begun:,} were begun before the time was over{never}: {faults:,} were made and {missed:,}
 missed{reasons}. A fault counts as made only where it showed: connections were open to be cut, the group began to
@@ -78,6 +78,11 @@ def render(run: Mapping[str, Any], beside: str = "") -> str:
     ]
     failed = f"## Where promises were broken\n\nThe first places of each.\n\n{NL.join(places)}\n\n" if places else ""
     servers = " and ".join(f"{count} times ({kind})" for kind, count in run["server_kills"].items())
+    restarts = run["broker_restarts"] and (
+        f" {run['broker_restarts']} times the brokers were stopped and started in order, since a group had stood for a"
+        " minute without a stable state: its coordinator had given up after a kill"
+        " ([why](kafka-versions.md#what-421-leaves-open-and-what-a-lane-does-about-it))."
+    )
     reasons = ", ".join(f"{count} because {reason}" for reason, count in run["missed_reasons"].items())
     lines = [
         _HEAD.format(
@@ -88,6 +93,7 @@ def render(run: Mapping[str, Any], beside: str = "") -> str:
                 "reasons": f" ({reasons})" if reasons else "",
                 "ceiling": f"{MISSED_AT_MOST:.0%}",
                 "servers": servers or "never",
+                "restarts": restarts or "",
                 "beside": beside and f"{beside} ",
                 "ends": sum(run["worker_ends"].values()),
                 "broken_promises": failed,

@@ -8,7 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from infra.postgres import Connection, Pool, connect_database, create_pool, create_reader_pool
+from infra.postgres import Connection, Pool, connect_database, create_pool, create_reader_pool, open_database
 from infra.postgres_session import check_search_path, find_weak_settings
 from infra.settings import Settings, SettingsError
 from tests.conftest import Connect
@@ -59,6 +59,16 @@ async def test_no_default_of_a_database_or_role_reaches_a_session(settings: Sett
     expected = {name: (value, value) for name, (_, value) in DEFAULTS.items()} | {"lock_timeout": ("2s", "2s")}
     assert expected == found
     assert "read committed" == isolation
+
+
+@pytest.mark.parametrize(("seconds", "wait"), [(30, "2s"), (3, "1500ms"), (2, "1s"), (1, "500ms")])
+async def test_a_wait_for_a_lock_ends_before_the_wait_for_its_statement(
+    settings: Settings, seconds: float, wait: str
+) -> None:
+    """Else it would be told as a server that does not answer: no lane would be set apart, and no holder named."""
+    own = settings.model_copy(update={"database_timeout_seconds": seconds})
+    async with open_database(own) as connection, create_pool(own) as pool:
+        assert [wait, wait] == [await _shown(each, "lock_timeout") for each in (connection, pool)]
 
 
 async def _shown(connection: Connection | Pool, name: str) -> str:

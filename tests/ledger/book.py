@@ -7,9 +7,11 @@ from uuid import UUID, uuid4
 
 from infra.postgres import Connection
 from schemas.billing import (
+    GrantVoided,
     PromotionGranted,
     SubscriptionActivated,
     SubscriptionCancelled,
+    SubscriptionPlanChanged,
     SubscriptionRenewed,
     SurveyGranted,
 )
@@ -59,6 +61,10 @@ class Book:
         """Return a subscription's next period."""
         return SubscriptionRenewed.create(**self._envelope(account, id), data=self._period(data))
 
+    def changed(self, account: str = "alice", *, id: UUID | None = None, **data: Any) -> Event:  # noqa: A002
+        """Return a plan change: to premium_career from now, unless told otherwise."""
+        return SubscriptionPlanChanged.create(**self._envelope(account, id), data=self._period(data))
+
     def cancelled(
         self,
         account: str = "alice",
@@ -70,6 +76,10 @@ class Book:
         """Return a cancel."""
         body = {"subscription_id": subscription_id, "effective_at": effective_at}
         return SubscriptionCancelled.create(**self._envelope(account, id), data=body)
+
+    def voided(self, grant_id: UUID, account: str = "alice") -> Event:
+        """Return that billing withdraws a grant."""
+        return GrantVoided.create(**self._envelope(account, None), data={"grant_id": grant_id, "reason": "a mistake"})
 
     def promotion(self, credits_: int, account: str = "alice", *, id: UUID | None = None) -> Event:  # noqa: A002
         """Return credits given by a promotion."""

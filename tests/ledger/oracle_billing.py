@@ -83,7 +83,7 @@ def void(case: Case) -> None:
     else:
         answer_with_first(case, "voided", [(lot, lot.remaining) for lot in alive], details)
         for lot in alive:
-            lot.close()
+            lot.close(withdrawn=True)
         case.notice_after_all()
 
 

@@ -92,7 +92,7 @@ class Case:
         """Close a lot, with a row for what was left in it; an empty one has nothing to tell."""
         if lot.remaining:
             self.book(code, -lot.remaining, lot, details=details)
-        lot.close()
+        lot.close(withdrawn=code != "expired")
 
     def level(self, balance: int) -> int:
         """Return 2 for an empty account, 1 for a low one, 0 above."""

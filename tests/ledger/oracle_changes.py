@@ -1,16 +1,28 @@
 """The oracle's rule of plan changes: what ends, what stays, and what is granted for the new plan."""
 
+from datetime import datetime
+
 from tests.ledger.oracle_calendar import Period
 from tests.ledger.oracle_case import Case
-from tests.ledger.oracle_grants import Opening, cut_after_grant, note_subscription, open_allotments, told_of
+from tests.ledger.oracle_grants import (
+    Opening,
+    cut_after_grant,
+    note_subscription,
+    note_told,
+    open_allotments,
+    opening_of,
+    told_of,
+)
 from tests.ledger.oracle_periods import (
     PLAN_CHANGED,
+    bound_of,
     is_change_told,
+    lots_against,
     lots_of_change,
     lots_that_tell_of,
     next_change_of,
-    period_of,
     periods_of,
+    plain_period_of,
     plan_at,
 )
 from tests.ledger.oracle_state import Lot
@@ -25,10 +37,8 @@ def change_plan(case: Case) -> None:
     withdrawn = [lot for lot in lots_that_tell_of(case, periods[0]) if not lot.open and case.now < lot.expires_at]
     if case.account.subscription(case.data("subscription_id")).ended(start):
         case.answer("subscription_ended", details=told_of(case))
-    elif is_change_told(case, case.data("period_end")):
-        case.answer("plan_unchanged", details=told_of(case) | who_granted_next(case))
-    elif plan_at(case, case.data("subscription_id"), start) == case.data("plan"):
-        case.answer("plan_unchanged", details=told_of(case) | who_granted(case))
+    elif is_change_told(case) or plan_at(case, case.data("subscription_id"), start) == case.data("plan"):
+        tell_again(case)
     elif withdrawn:
         case.answer("period_already_granted", details=told_of(case) | {"grant_id": withdrawn[0].request_id})
     else:
@@ -36,6 +46,32 @@ def change_plan(case: Case) -> None:
         grant_new_plan(case, periods)
         cut_after_grant(case)
         case.notice_after_all()
+
+
+def tell_again(case: Case) -> None:
+    """Refuse a change to the plan that the subscription has already; of one told as an annual term open later months.
+
+    That is, where it is known as a change with this start or a moment later, and told as a month.
+    """
+    is_known = is_change_told(case) or case.data("period_start") in changes_to(case, case.data("plan"))
+    has_credits = case.terms.plans[case.data("plan")].credits > 0
+    months = periods_of(case)[1:] if is_known and has_credits else []
+    openings = [opening for month in months if (opening := opening_of(case, month))]
+    if not openings:
+        who = who_granted_next(case) if is_change_told(case) else who_granted(case)
+        case.answer("plan_unchanged", details=told_of(case) | who)
+        return
+    note_told(case, openings[0].period.start)
+    note_subscription(case)
+    open_allotments(case, openings)
+    cut_after_grant(case)
+    case.notice_after_all()
+
+
+def changes_to(case: Case, plan: str) -> list[datetime]:
+    """Return where the known changes of the event's subscription begin that are to a plan."""
+    changes = case.account.subscription(case.data("subscription_id")).changes
+    return [start for start, to in changes.items() if to == plan]
 
 
 def who_granted_next(case: Case) -> dict[str, object]:
@@ -61,20 +97,19 @@ def close_old_lots(case: Case) -> None:
     """Rule 12: the old plan's later lots that have not started make room, up to where the next change begins.
 
     Of what began before the change, `on_change: forfeit` closes some; a lot of its own period stays. A lot of the new
-    plan that waits makes room for the change's own month, where that begins before it.
+    plan that waits makes room for a month of the change that begins before it, up to the next change to another plan.
     """
     start = case.data("period_start")
     periods = periods_of(case)
-    next_change = next_change_of(case)
+    next_change, next_other_plan = next_change_of(case), bound_of(case)
     for lot in case.account.lots_of(case.data("subscription_id")):
         assert lot.period_start
         details = {"subscription_id": lot.subscription_id, "plan": lot.plan, "reason": "plan_changed"}
-        later_change = next_change and next_change <= lot.period_start
-        told = period_of(case.account, lot)
-        makes_room = lot.plan != case.data("plan") or any(
-            period.start < told.start and period.tells_of(told) for period in periods
-        )
-        is_later = lot.period_start >= start and not later_change
+        told = plain_period_of(lot)
+        is_same_plan = lot.plan == case.data("plan")
+        bound = next_other_plan if is_same_plan else next_change
+        makes_room = not is_same_plan or any(period.start < told.start and period.tells_of(told) for period in periods)
+        is_later = start <= lot.period_start and (not bound or lot.period_start < bound)
         if lot.open and not lot.started(case.now) and is_later and makes_room:
             case.close(lot, "forfeited", details)
             lot.freed = True
@@ -87,9 +122,10 @@ def grant_new_plan(case: Case, periods: list[Period]) -> None:
 
     The answer is the lot of the change's own period, or says which lot stays there.
     """
-    kept = {period: lots_that_tell_of(case, period) for period in periods}
     note_change(case)
-    credits_ = case.terms.plans[case.data("plan")].credits
+    subscription_id, plan = case.data("subscription_id"), case.data("plan")
+    kept = {period: lots_against(case.account, subscription_id, period, plan) for period in periods}
+    credits_ = case.terms.plans[plan].credits
     openings = [opening for period in periods if (opening := opening_for(case, period, kept[period], credits_))]
     stays = {"kept_lot": kept[periods[0]][0].lot} if kept[periods[0]] else {}
     if credits_ == 0:
@@ -115,13 +151,21 @@ def opening_for(case: Case, period: Period, kept: list[Lot], credits_: int) -> O
 def note_change(case: Case) -> None:
     """Remember where the change begins: earlier events say nothing of what follows, nor do early ones."""
     subscription = case.account.subscription(case.data("subscription_id"))
-    next_change = next_change_of(case)
-    is_before_next = not next_change or not subscription.period_start or subscription.period_start < next_change
+    is_other = subscription.plan != case.data("plan")
+    bound = next_change_of(case) if is_other else bound_of(case)
+    is_before_next = not bound or not subscription.period_start or subscription.period_start < bound
     known = case.account.lots_of(case.data("subscription_id"))
     noted = [lot.freed for lot in known if lot.period_start == subscription.period_start]
-    is_none = subscription.plan != case.data("plan") or (noted and all(noted))
+    is_none = is_other or (noted and all(noted))
     note_subscription(case, even_earlier=bool(is_before_next and is_none))
+    start, later = case.data("period_start"), next_change_of(case)
+    subscription.told = {
+        told: plan
+        for told, plan in subscription.told.items()
+        if told < start or plan == case.data("plan") or (later and told >= later)
+    }
     subscription.changes[case.data("period_start")] = case.data("plan")
+    subscription.change_ends[case.data("period_start")] = periods_of(case)[0].end
 
 
 RULES = {PLAN_CHANGED: change_plan}

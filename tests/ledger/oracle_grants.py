@@ -9,12 +9,15 @@ from tests.ledger.oracle_case import Case
 from tests.ledger.oracle_periods import (
     anchor_told_by,
     bound_of,
+    change_at,
     credits_lacking,
     is_outdated,
+    lots_against,
     lots_of_told_change,
     lots_that_tell_of,
     periods_of,
     plan_at,
+    plan_begun,
 )
 from tests.ledger.oracle_state import Lot
 
@@ -25,7 +28,9 @@ __all__ = [
     "cut_to_cap",
     "give",
     "note_subscription",
+    "note_told",
     "open_allotments",
+    "opening_of",
     "told_of",
 ]
 
@@ -50,20 +55,24 @@ def allot(case: Case) -> None:
     subscription = case.account.subscription(case.data("subscription_id"))
     periods = periods_of(case)
     openings = [opening for period in periods if (opening := opening_of(case, period))]
-    told_change = lots_of_told_change(case) if openings and openings[0].period is periods[0] else []
+    told_change = lots_of_told_change(case)
     if told_change:
-        del openings[0]
+        openings = [opening for opening in openings if opening.period is not periods[0]]
     if subscription.ended(case.data("period_start")):
         case.answer("subscription_ended", details=told_of(case))
     elif not openings:
-        known = sorted(lots_that_tell_of(case, periods[0]), key=lambda lot: (lot.plan != case.data("plan"), lot.lot))
+        plan = case.data("plan")
+        known = lots_against(case.account, case.data("subscription_id"), periods[0], plan)
+        known.sort(key=lambda lot: (lot.plan != plan, lot.lot))
         first, *_ = told_change or known
         case.answer("period_already_granted", details=told_of(case) | {"grant_id": first.request_id})
     elif case.terms.plans[case.data("plan")].credits == 0:
+        note_told(case, None)
         note_subscription(case)
         case.answer("no_credits_in_plan", details=told_of(case))
         case.notice_after_all()
     else:
+        note_told(case, openings[0].period.start)
         note_subscription(case)
         open_allotments(case, openings)
         cut_after_grant(case)
@@ -126,7 +135,7 @@ def open_allotments(case: Case, openings: list[Opening], *, answered: bool = Fal
 def allotment(case: Case, opening: Opening) -> Lot:
     """Rules 4 and 5: it lives from its period's start, late or early event alike; without rollover, to its end.
 
-    What tops up a lot begins and ends with that.
+    What tops up a lot begins and ends with that; but where nothing of that counts, it ends like any other.
     """
     plan = case.terms.plans[case.data("plan")]
     period = opening.period
@@ -151,9 +160,10 @@ def allotment(case: Case, opening: Opening) -> Lot:
     )
     if opening.tops_up:
         lot.tops_up = opening.tops_up.lot
-        lot.period_start, lot.period_end = opening.tops_up.period_start, opening.tops_up.period_end
-        lot.granted_at = opening.tops_up.granted_at
-        lot.expires_at = lot.full_expires_at = opening.tops_up.full_expires_at
+        lot.period_start, lot.granted_at = opening.tops_up.period_start, opening.tops_up.granted_at
+        if opening.credits < plan.credits:
+            lot.period_end = opening.tops_up.period_end
+            lot.expires_at = lot.full_expires_at = opening.tops_up.full_expires_at
     clamp_to_end(case, lot)
     return lot
 
@@ -180,6 +190,21 @@ def note_subscription(case: Case, *, even_earlier: bool = False) -> None:
     subscription.credits = case.terms.plans[case.data("plan")].credits
     subscription.anchor_day = anchor_told_by(case)
     subscription.period_start = start
+
+
+def note_told(case: Case, opens: datetime | None) -> None:
+    """Remember a period of another plan than the one known that opens no lot which tells of it.
+
+    Its first lot begins at another time, `opens`; or none opens; or the latest change before was to another plan.
+    """
+    subscription_id, start, plan = (case.data(name) for name in ("subscription_id", "period_start", "plan"))
+    if is_outdated(case) or plan_begun(case, subscription_id, start) == plan:
+        return
+    change = change_at(case.account, subscription_id, start)
+    told = case.account.subscription(subscription_id).told
+    told.pop(start, None)
+    if opens != start or (change and change.plan != plan):
+        told[start] = plan
 
 
 def told_of(case: Case) -> dict[str, Any]:

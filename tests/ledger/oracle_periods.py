@@ -1,11 +1,12 @@
 """The oracle's rules of which periods an event is about, which lots tell of them, and which plan a subscription has."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from tests.ledger.oracle_calendar import Period, anchor_of, anchored, months_of_term
 from tests.ledger.oracle_case import Case
-from tests.ledger.oracle_state import Account, Lot
+from tests.ledger.oracle_state import Account, Lot, Subscription
 
 __all__ = [
     "PLAN_CHANGED",
@@ -16,31 +17,40 @@ __all__ = [
     "credits_lacking",
     "is_change_told",
     "is_outdated",
+    "lots_against",
     "lots_of_change",
     "lots_of_told_change",
     "lots_that_tell_of",
     "next_change_of",
-    "period_of",
     "periods_of",
+    "plain_period_of",
     "plan_at",
+    "plan_begun",
     "tell_of",
 ]
 
 PLAN_CHANGED = "inmail.subscription.plan-changed.v1"
 DAY = timedelta(days=1)
+MOMENT = timedelta(microseconds=1)
 
 
 class Change(NamedTuple):
-    """A plan change that a subscription knows: where it begins, and to which plan it is."""
+    """A plan change that a subscription knows: where it begins, to which plan it is, and where its own period ends."""
 
     start: datetime
     plan: str
+    end: datetime
+
+    @property
+    def period(self) -> Period:
+        """What is taken for its own period: a month at most."""
+        return Period(self.start, min(self.end, anchored(self.start, self.start.day, 1)))
 
 
 def periods_of(case: Case) -> list[Period]:
     """Rule 11: a monthly event names one period; an annual one has up to twelve, dated by the anchor day.
 
-    What begins when the next plan change has begun is that change's affair.
+    What begins when the next change to another plan has begun is that change's affair.
     """
     first, *others = months_told(case)
     if is_outdated(case):
@@ -61,7 +71,8 @@ def months_told(case: Case) -> list[Period]:
 def is_outdated(case: Case) -> bool:
     """Whether an allotment was sent by who did not know of the plan change before it, whose plan is the one that holds.
 
-    It starts as the change does, or within a day of that, or tells of a month that has its lot from then on.
+    It is of the plan before the change, if that is known, and starts as the change does, or within a day of that, or
+    tells of a month that has its lot from then on.
     """
     start, subscription_id = case.data("period_start"), case.data("subscription_id")
     change = change_at(case.account, subscription_id, start)
@@ -69,18 +80,17 @@ def is_outdated(case: Case) -> bool:
         return False
     if case.data("plan") == change.plan or plan_at(case, subscription_id, start) != change.plan:
         return False
+    if plan_at(case, subscription_id, change.start - MOMENT) not in {None, case.data("plan")}:
+        return False
     known = lots_that_tell_of(case, months_told(case)[0])
     return start < change.start + DAY or any(lot.period_start and lot.period_start >= change.start for lot in known)
 
 
 def bound_of(case: Case) -> datetime | None:
-    """Return where the next plan change begins that an event does not tell of itself, with another start."""
-    next_change = next_change_of(case)
-    if case.request.type == PLAN_CHANGED or not lots_of_told_change(case):
-        return next_change
-    assert next_change
+    """Return where the next change to another plan begins."""
     changes = case.account.subscription(case.data("subscription_id")).changes
-    return min((each for each in changes if each > next_change), default=None)
+    start, plan = case.data("period_start"), case.data("plan")
+    return min((each for each, to in changes.items() if each > start and to != plan), default=None)
 
 
 def next_change_of(case: Case) -> datetime | None:
@@ -91,8 +101,14 @@ def next_change_of(case: Case) -> datetime | None:
 
 def change_at(account: Account, subscription_id: str, instant: datetime) -> Change | None:
     """Return the latest known plan change that begins by an instant."""
-    changes = account.subscription(subscription_id).changes
-    return max((Change(start, plan) for start, plan in changes.items() if start <= instant), default=None)
+    subscription = account.subscription(subscription_id)
+    begun = [start for start in subscription.changes if start <= instant]
+    return change_of(subscription, max(begun)) if begun else None
+
+
+def change_of(subscription: Subscription, start: datetime) -> Change:
+    """Return the plan change that begins at an instant."""
+    return Change(start, subscription.changes[start], subscription.change_ends[start])
 
 
 def anchor_told_by(case: Case) -> int:
@@ -105,18 +121,35 @@ def anchor_told_by(case: Case) -> int:
     )
 
 
-def period_of(account: Account, lot: Lot) -> Period:
-    """Return the period that a lot of a subscription is for."""
-    assert lot.subscription_id
-    assert lot.period_start
-    assert lot.period_end
-    changes = account.subscription(lot.subscription_id).changes
-    return Period(lot.period_start, lot.period_end, begins_change=lot.period_start in changes)
+def tell_of(account: Account, subscription_id: str, period: Period, plan: str | None = None) -> list[Lot]:
+    """Rule 11: the allotments of a subscription that are for the same period, voided ones too, in opening order.
+
+    `plan`: of the period. A later change to the same plan begins nothing new where none to another one is between.
+    """
+    changes = account.subscription(subscription_id).changes
+    others = [start for start, to in changes.items() if start > period.start and to != plan]
+    new = {start for start in changes if plan is None or any(other <= start for other in others)}
+    return [
+        lot
+        for lot in account.allotments_of(subscription_id)
+        if period.tells_of(replace(plain_period_of(lot), begins_change=lot.period_start in new))
+    ]
 
 
-def tell_of(account: Account, subscription_id: str, period: Period) -> list[Lot]:
-    """Rule 11: the allotments of a subscription that are for the same period, voided ones too, in opening order."""
-    return [lot for lot in account.allotments_of(subscription_id) if period.tells_of(period_of(account, lot))]
+def lots_against(account: Account, subscription_id: str, period: Period, plan: str) -> list[Lot]:
+    """Return those of them that a plan's month is held against.
+
+    What began before a change has no month after it, where the change is to this plan or the lot is of another.
+    """
+    change = change_at(account, subscription_id, period.start)
+    known = tell_of(account, subscription_id, period, plan)
+    if not change:
+        return known
+    return [
+        lot
+        for lot in known
+        if lot.period_start and (lot.period_start >= change.start or (lot.plan == plan and change.plan != plan))
+    ]
 
 
 def lots_that_tell_of(case: Case, period: Period) -> list[Lot]:
@@ -124,27 +157,23 @@ def lots_that_tell_of(case: Case, period: Period) -> list[Lot]:
     return tell_of(case.account, case.data("subscription_id"), period)
 
 
-def is_change_told(case: Case, end: datetime) -> bool:
+def is_change_told(case: Case) -> bool:
     """Whether an event tells of the next plan change with an earlier start: two systems tell of one a moment apart.
 
-    That change is to the same plan, and shares more than half of the shorter period. Where it left no lot of its own
-    start, a month is taken for its period.
+    That change is to the same plan, and shares more than half of the shorter period with the event's first month.
     """
-    subscription_id = case.data("subscription_id")
     next_change = next_change_of(case)
-    if not next_change or case.account.subscription(subscription_id).changes[next_change] != case.data("plan"):
+    if not next_change:
         return False
-    lots = lots_of_change(case, next_change)
-    has_own = lots and lots[0].period_start == next_change
-    period = plain_period_of(lots[0]) if has_own else month_of(next_change)
-    return Period(case.data("period_start"), end).tells_of(period)
+    change = change_of(case.account.subscription(case.data("subscription_id")), next_change)
+    own = Period(change.start, change.end)
+    return change.plan == case.data("plan") and months_told(case)[0].tells_of(own)
 
 
 def lots_of_told_change(case: Case) -> list[Lot]:
     """Return the lots of the change that an allotment tells of with an earlier start, where it does."""
     next_change = next_change_of(case)
-    is_told = is_change_told(case, months_told(case)[0].end)
-    return lots_of_change(case, next_change) if next_change and is_told else []
+    return lots_of_change(case, next_change) if next_change and is_change_told(case) else []
 
 
 def lots_of_change(case: Case, start: datetime) -> list[Lot]:
@@ -156,7 +185,7 @@ def lots_of_change(case: Case, start: datetime) -> list[Lot]:
         lot
         for lot in known
         if (change := since[lot.lot]) and change.start == start
-        if lot.period_start == start or month_of(start).tells_of(plain_period_of(lot))
+        if lot.period_start == start or change.period.tells_of(plain_period_of(lot))
     ]
     return sorted(own, key=lambda lot: (lot.plan != case.data("plan"), lot.lot))
 
@@ -168,11 +197,6 @@ def plain_period_of(lot: Lot) -> Period:
     return Period(lot.period_start, lot.period_end)
 
 
-def month_of(change: datetime) -> Period:
-    """Return what is taken for the own period of a plan change."""
-    return Period(change, anchored(change, change.day, 1))
-
-
 def stays_for_change(case: Case, lot: Lot) -> bool:
     """Whether a lot of an old plan has stayed for a change's own period, and begins later: it tells of no plan."""
     assert lot.subscription_id
@@ -180,20 +204,28 @@ def stays_for_change(case: Case, lot: Lot) -> bool:
     change = change_at(case.account, lot.subscription_id, lot.period_start)
     if not change or change.start == lot.period_start or change.plan == lot.plan:
         return False
-    return month_of(change.start).tells_of(plain_period_of(lot))
+    return change.period.tells_of(plain_period_of(lot))
 
 
 def plan_at(case: Case, subscription_id: str, instant: datetime) -> str | None:
-    """Return the plan at an instant: the latest event tells it from its period on, before that what began by then.
-
-    A change may leave no lot of its own.
-    """
+    """Return the plan at an instant: the latest event tells it from its period on, before that what began by then."""
     subscription = case.account.subscription(subscription_id)
     if subscription.period_start and subscription.period_start <= instant:
         return subscription.plan
+    return plan_begun(case, subscription_id, instant)
+
+
+def plan_begun(case: Case, subscription_id: str, instant: datetime) -> str | None:
+    """Return the plan at an instant as the latest of what began by then tells it: a lot, a change, a period told.
+
+    A change may leave no lot of its own, nor may a period. A period told counts before a change with the same start,
+    which would have removed it.
+    """
+    subscription = case.account.subscription(subscription_id)
     lots = [lot for lot in case.account.lots_of(subscription_id) if not lot.freed and not stays_for_change(case, lot)]
     told = [(lot.period_start, 0, lot.lot, lot.plan) for lot in lots if lot.period_start]
     told += [(start, 1, 0, plan) for start, plan in subscription.changes.items()]
+    told += [(start, 2, 0, plan) for start, plan in subscription.told.items()]
     return max((known for known in told if known[0] <= instant), default=(None, 0, 0, None))[3]
 
 
@@ -203,17 +235,18 @@ def credits_lacking(case: Case, subscription_id: str, plan: str, credits_: int, 
     A lot of another plan that began after the change to this one does not have the month: that change, or the lot, was
     read late. It counts for what it gave and was not withdrawn, unless it has stayed for the change's own period.
     """
-    known = tell_of(case.account, subscription_id, period)
+    known = lots_against(case.account, subscription_id, period, plan)
     if not known:
         return credits_
     change = change_at(case.account, subscription_id, period.start)
-    if not change or change.plan != plan or month_of(change.start).tells_of(Period(period.start, period.end)):
+    if not change or change.plan != plan or change.period.tells_of(Period(period.start, period.end)):
         return None
     if any(lot.plan == plan or not lot.period_start or lot.period_start <= change.start for lot in known):
         return None
-    counted = [lot.lot for lot in known if not month_of(change.start).tells_of(plain_period_of(lot))]
-    gave = [lot for lot in case.account.lots if lot.lot in counted or lot.tops_up in counted]
-    if any(lot.tops_up and lot.plan == plan for lot in gave):  # this month's own already
+    counted = [lot.lot for lot in known if not change.period.tells_of(plain_period_of(lot))]
+    topped_up = [*counted, *(lot.lot for lot in known if lot.period_start == period.start)]
+    if any(lot.tops_up in topped_up and lot.plan == plan for lot in case.account.lots):  # this month's own already
         return None
-    left = credits_ - sum(lot.granted for lot in gave if lot.open or lot.expires_at <= case.now)
+    gave = [lot for lot in case.account.lots if lot.lot in counted or lot.tops_up in counted]
+    left = credits_ - sum(lot.granted for lot in gave if not lot.withdrawn)
     return left if left > 0 else None

@@ -95,6 +95,7 @@ class Lot:
     remaining: int = 0
     open: bool = True
     freed: bool = False
+    withdrawn: bool = False
     cap_pending: bool = False
     announced_ends: list[datetime] = field(default_factory=list)
 
@@ -106,9 +107,10 @@ class Lot:
         """Whether it was closed, or its first instant out of life has come."""
         return not self.open or self.expires_at <= instant
 
-    def close(self) -> None:
-        """End it for good, with nothing left in it and nothing to come."""
+    def close(self, *, withdrawn: bool) -> None:
+        """End it for good, with nothing left in it and nothing to come; before its time, where it is withdrawn."""
         self.open = False
+        self.withdrawn = withdrawn
         self.cap_pending = False
 
     def spendable(self, instant: datetime) -> bool:
@@ -125,6 +127,8 @@ class Subscription:
     period_start: datetime | None = None
     anchor_day: int = 0
     changes: dict[datetime, str] = field(default_factory=dict)  # where its plan changes begin, and to which plan
+    change_ends: dict[datetime, datetime] = field(default_factory=dict)  # and where the period ends that each begins
+    told: dict[datetime, str] = field(default_factory=dict)  # periods of another plan that no lot tells of
     ends_at: datetime | None = None
 
     def ended(self, instant: datetime) -> bool:

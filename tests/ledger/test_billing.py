@@ -59,6 +59,40 @@ async def test_a_lot_of_an_older_version_uses_a_month_of_its_subscription(book: 
     assert ("period_already_granted", "granted") == (told_again["code"], following["code"])
 
 
+async def test_the_plan_change_that_an_older_version_noted_is_kept_beside_new_ones(book: Book) -> None:
+    """Before migration 0021 only where the latest change begins was noted; the next change does not replace that."""
+    await book.decide(book.changed(plan="premium_business", period_start=at("2030-02-01")))
+    await book.connection.execute("update subscriptions set changes = '{}', change_plans = '{}', change_ends = '{}'")
+
+    await book.decide(book.changed(plan="recruiter_lite", period_start=at("2030-05-01")))
+    await book.decide(book.activated(term="annual", period_end=at("2031-01-01")))
+
+    assert [15, 30, 5] == await book.remaining()  # the old plan's term ends where the first change begins
+
+
+async def test_of_a_lot_that_an_older_version_voided_the_journal_tells_that_it_gave_nothing(book: Book) -> None:
+    """Migration 0025 leaves lots as they are: only the journal says whether one was withdrawn, or ended by itself."""
+    plans = book.catalogue.plans
+    book.catalogue.plans["strict"] = plans["premium_career"].model_copy(update={"rollover": False})
+    march = {"period_start": at("2030-02-14"), "period_end": at("2030-03-14")}
+    book.now = at("2030-02-03")
+    for account in ("alice", "bob"):
+        old = book.renewed(account, plan="strict", period_start=at("2030-02-01"), period_end=at("2030-03-01"))
+        await book.decide(old)
+        await book.decide(book.changed(account, plan="premium_business", period_start=at("2030-01-14")))
+        if account == "alice":
+            await book.decide(book.voided(old.id))
+    book.now = at("2030-03-01")
+    await book.tick()
+    await book.connection.execute("update lots set withdrawn = null")
+
+    voided, ended = [
+        await book.one(book.renewed(account, plan="premium_business", **march)) for account in ("alice", "bob")
+    ]
+
+    assert (15, 10) == (voided["credits"], ended["credits"])
+
+
 async def test_unused_credits_carry_over_into_the_next_periods(book: Book) -> None:
     """Rule 5: a month's leftovers are there next month, until their own ninety days are over."""
     for month in ("2030-01-01", "2030-02-01", "2030-03-01"):

@@ -58,6 +58,10 @@ class AccountReader:
         """Return what can be spent at an instant: credits of the lots that have begun and not ended."""
         return sum(lot.spendable(at) for lot in self.lots.values())
 
+    def is_voided(self, lot: int) -> bool:
+        """Whether billing has withdrawn a lot."""
+        return any(each["data"]["code"] == "voided" and each["data"].get("lot") == lot for each in self.events)
+
     def take(self, event: Mapping[str, Any]) -> None:
         """Take the next event of the account, by its sequence."""
         data = event["data"]

@@ -206,7 +206,11 @@ MEANINGS: Final[dict[str, dict[str, Check]]] = {
         ),
         "tops_up": lambda value, m: (
             value is None
-            or ("period_start" in m.asks and value != m.data["lot"] and m.reader.lots[value].ends == m.lot.ends)
+            or (
+                "period_start" in m.asks
+                and value != m.data["lot"]
+                and (m.reader.lots[value].ends == m.lot.ends or m.reader.is_voided(value))
+            )
         ),
         "source_id": lambda value, m: value == m.asks.get(_ORIGINS.get(m.asked.event["type"], ("", None))[1] or ""),
         "actor": _asked("actor"),

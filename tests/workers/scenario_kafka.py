@@ -62,6 +62,7 @@ class ByPartition:
         self._catalogues = catalogues
         self._default = make(default)
         self.group, self.topic = self._default.group, self._default.topic
+        self.gather_seconds = self._default.gather_seconds
         self.step = None if self._default.step is None else self._step
 
     def _job(self, partition: int) -> Job:

@@ -49,7 +49,7 @@ class BalancePublisher:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self.group, self.topic = job.group, job.topic
+        self.group, self.topic, self.gather_seconds = job.group, job.topic, job.gather_seconds
 
     @property
     def step(self) -> Step | None:

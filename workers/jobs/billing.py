@@ -15,6 +15,9 @@ class BillingJob(RequestJob):
     """Grants, clamps, corrects or refuses: the body of `inmail worker billing`."""
 
     worker = WorkerName.BILLING
+    # Sends wait for what it stores, and nobody for what it publishes: a Kafka transaction for each of few events cost
+    # as much CPU as a hundred sends.
+    gather_seconds = 0.2
 
     def find_problem(self, event: Event) -> Undecodable | None:
         """Return why an event becomes a dead letter: its plan is unknown.

@@ -27,6 +27,7 @@ class ExpiryJob:
 
     group = GROUP_OF[EXPIRY_TICKS]
     topic = EXPIRY_TICKS
+    gather_seconds = 0.0
 
     def __init__(self, catalogue: Catalogue, settings: Settings) -> None:
         self._grace = timedelta(seconds=settings.tick_grace_seconds)

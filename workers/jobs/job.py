@@ -57,6 +57,10 @@ class Job(Protocol):
     topic: str
 
     @property
+    def gather_seconds(self) -> float:
+        """How long answers that are stored may wait for later ones, to be published in one Kafka transaction."""
+
+    @property
     def step(self) -> Step | None:
         """A function that does a bounded part of a batch's work before the decision; None if the job has no such work.
 

@@ -27,6 +27,7 @@ class RequestJob:
     worker: WorkerName
     group: str
     topic: str
+    gather_seconds = 0.0
     step = None
 
     def __init_subclass__(cls) -> None:

@@ -64,7 +64,7 @@ class EndedTopics:
                 messages = await self._job.replay_answers(connection, row.partition, gone)
             if messages:
                 place = TopicPartition(self._rows.topic, row.partition)
-                doubt = Doubt(range(start, end), published_time or EPOCH)
+                doubt = Doubt(range(start, end), published_time or EPOCH, is_of_topic=False)
                 found = await scan_published(self._settings, {place: doubt}, progress)
                 missing, _ = found[place].drop_published(messages, {})
                 if missing:

@@ -1,6 +1,5 @@
 """The rows of lanes in Postgres: who owns each, how far it has stored, and what other lanes of its number go by."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from uuid import UUID
 from aiokafka import TopicPartition
 
 from infra.clock import EPOCH
+from infra.first_of import end_in_time
 from infra.postgres import Connection, Pool
 from infra.retry import suppress_retriable
 from infra.shards import NumberState
@@ -235,20 +235,14 @@ class LaneRows:
 
         Return whether that was written in time. Where it was not, the next owner fences this one.
         """
-        is_written = False
-        with suppress_retriable():
-            async with asyncio.timeout(_RELEASE_SECONDS):
-                await self._pool.execute(
-                    _RELEASE,
-                    *self._key(rows),
-                    [row.published for row in rows],
-                    [row.published_time for row in rows],
-                    [row.maybe_published for row in rows],
-                )
-                is_written = True
+        published, times = [row.published for row in rows], [row.published_time for row in rows]
+        maybe = [row.maybe_published for row in rows]
+        writing = self._pool.execute(_RELEASE, *self._key(rows), published, times, maybe)
         for row in rows:
             row.owner = None
-        return is_written
+        with suppress_retriable():
+            return await end_in_time(writing, _RELEASE_SECONDS)
+        return False
 
     async def release_waiters(self, connection: Connection, row: LaneRow) -> None:
         """Let the other lanes not wait for ticks of a lane until it stores something."""

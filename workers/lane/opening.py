@@ -1,6 +1,7 @@
 """Where each of some lanes begins, and what an earlier owner left to publish: the end of opening them (`turn.py`)."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import structlog
@@ -10,7 +11,7 @@ from aiokafka.errors import LeaderNotAvailableError, UnknownTopicOrPartitionErro
 from infra.kafka.clients import committed_offsets
 from infra.kafka.topic_ids import topic_ids
 from infra.kafka.transactions import Message, TransactionTimes
-from infra.retry import SERVER_ERRORS, is_retriable
+from infra.retry import SERVER_ERRORS, describe_error, is_retriable
 from infra.settings import Settings
 from schemas.catalogue import INPUT_TOPICS
 from workers.errors import FencedError, LaneError
@@ -23,7 +24,7 @@ from workers.lane.numbering import agree_on_partitions
 from workers.lane.readback import Doubt, scan_published
 from workers.lane.recovery import check_start, check_topic
 
-__all__ = ["Opening"]
+__all__ = ["Opening", "split_by_last_owner"]
 
 Transact = Callable[[Sequence[Message], Mapping[TopicPartition, int]], Awaitable[TransactionTimes]]
 
@@ -34,6 +35,28 @@ class _Start(NamedTuple):
     published: int
     oldest: int
     doubt: Doubt | None
+
+
+def split_by_last_owner(lanes: Iterable[Lane], name: str) -> list[tuple[set[str], list[Lane]]]:
+    """Return in which parts to acquire and open lanes whose rows were read, and which owners to fence for each.
+
+    Lanes that were given back are one part, and so are those of each owner that did not: none waits for what another
+    owner has left. Workers of 0.1.0 named their producers after the lane: all that they left is one part, since there
+    may be hundreds of names.
+
+    Args:
+        lanes: the lanes.
+        name: of the owner that opens them. What it holds already it need not fence.
+
+    """
+    parts: defaultdict[str | None, tuple[set[str], list[Lane]]] = defaultdict(lambda: (set(), []))
+    for lane in lanes:
+        last = lane.row.last_owner if lane.row.last_owner != name else None
+        gone, part = parts["" if last and last.endswith(f".{lane.partition}") else last]
+        part.append(lane)
+        if last is not None:
+            gone.add(last)
+    return list(parts.values())
 
 
 class Opening:
@@ -88,8 +111,9 @@ class Opening:
         if not (lanes := [lane for lane in lanes if lane.open_at == 0]):
             return
         starts = await self._find_starts(lanes)
-        await self._look_for_answers(starts)
-        await self._for_each(list(starts), lambda lane: self._begin(lane, starts[lane], transact))
+        await self._begin_all({lane: start for lane, start in starts.items() if start.doubt is None}, transact)
+        # The others last: whole topics may have to be read for them.
+        await self._begin_all({lane: start for lane, start in starts.items() if start.doubt is not None}, transact)
 
     async def _prepare(self, lane: Lane, partitions: int, transact: Transact) -> None:
         await agree_on_partitions(self._pool, self._rows.topic, partitions)
@@ -100,6 +124,7 @@ class Opening:
     async def _require_leader(self, lane: Lane) -> None:
         if not self._consumer.has_leader(lane.place):
             self._consumer.refresh_topics()
+            lane.health.steps()  # it is not stuck: a worker that is started again finds no leader either
             raise LeaderNotAvailableError(f"no broker leads {lane.place.topic}/{lane.place.partition}")
 
     async def _find_starts(self, lanes: Sequence[Lane]) -> dict[Lane, _Start]:
@@ -137,6 +162,12 @@ class Opening:
             assert topic_id is not None  # noqa: S101 - checked with each
             await self._rows.resume([lane.row for lane in starts], topic_id)
         return starts
+
+    async def _begin_all(self, starts: Mapping[Lane, _Start], transact: Transact) -> None:
+        await self._look_for_answers(starts)
+        await self._for_each(list(starts), lambda lane: self._begin(lane, starts[lane], transact))
+        if opened := [lane.partition for lane in starts if lane.is_open]:
+            self._log.info("lanes_open", partitions=opened)
 
     async def _look_for_answers(self, starts: Mapping[Lane, _Start]) -> None:
         """Look for answers of lanes that are not sure of them: for all at once, as whole topics are read."""
@@ -192,6 +223,6 @@ class Opening:
     async def _fail(self, lane: Lane, error: Exception) -> None:
         if not isinstance(error, LaneError) and not is_retriable(error):
             raise error
-        lane.fail(error)
+        lane.fail(error, quietly=lane.health.error == describe_error(error))  # said before, and it has not got on since
         if isinstance(error, LaneError):
             await self._rows.halt(lane.row, str(error))

@@ -15,18 +15,23 @@ class Openings:
     def __init__(self, changed: Callable[[], None]) -> None:
         """Take what to call when an opening has ended."""
         self._changed = changed
-        self._tasks: dict[asyncio.Task[None], Sequence[Lane]] = {}
+        self._tasks: dict[asyncio.Task[None], set[Lane]] = {}
 
     @property
     def lanes(self) -> set[Lane]:
-        """The lanes that are being opened."""
-        return {lane for lanes in self._tasks.values() for lane in lanes}
+        """The lanes that are being opened, without those that an opening has opened before it is done with others."""
+        return {lane for lanes in self._tasks.values() for lane in lanes if not lane.is_open}
 
     def begin(self, lanes: Sequence[Lane], opening: Coroutine[Any, Any, None]) -> None:
-        """Begin to open lanes, none of which is in `lanes`."""
+        """Begin to open lanes that no opening works on, or one only that ends with beginning this one."""
         task = asyncio.create_task(opening)
-        self._tasks[task] = lanes
+        self._tasks[task] = set(lanes)
         task.add_done_callback(lambda _: self._changed())
+
+    def forget(self, lane: Lane) -> None:
+        """Let a lane that was opened be opened again, also while its opening works on others."""
+        for lanes in self._tasks.values():
+            lanes.discard(lane)
 
     def raise_failures(self) -> None:
         """Raise what ended an opening; forget those that have ended well."""

@@ -56,7 +56,7 @@ class PartitionBounds:
         self._ends, self._topic_ids = ends, topic_ids
         self._starts: dict[TopicPartition, _KnownStart] = {}
         self._asking: dict[TopicPartition, _EndQuestion] = {}
-        self._asking_starts: asyncio.Future[dict[TopicPartition, int]] | None = None
+        self._asking_starts: asyncio.Task[None] | None = None
         self._alone_until = 0.0
         self._said_at = -inf
         self._log = structlog.get_logger("inmail.worker")
@@ -128,8 +128,12 @@ class PartitionBounds:
             await asyncio.wait([each.answer for each in new.values()], timeout=_ANSWER_SECONDS)
 
     def _take_answers(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, _EndQuestion]:
-        """Return what was answered of some partitions; what failed is asked again the next time."""
-        answered = {place: self._asking.pop(place) for place in places if self._asking[place].answer.done()}
+        """Return what was answered of some partitions; what failed is asked again the next time.
+
+        An answer may be gone: the question of a turn that has failed goes on beside the next turn's, and takes it.
+        """
+        asked = {place: self._asking[place] for place in places if place in self._asking}
+        answered = {place: self._asking.pop(place) for place, each in asked.items() if each.answer.done()}
         for place, (_, answer) in list(answered.items()):
             try:
                 answer.result()
@@ -156,12 +160,15 @@ class PartitionBounds:
         known = ((row, self._start(row)) for row in rows)
         unknown = {row.place: row for row, start in known if start is None or start.until < now}
         if unknown:
-            versions = {place: self._version(row) for place, row in unknown.items()}
-            asked = [(row.consumer_group, row.place, row.offset) for row in unknown.values()]
-            self._asking_starts = asyncio.ensure_future(self._ends.starts(asked))
-            starts = await _answer_in_time(self._asking_starts) or {}
-            for place, start in starts.items():
-                self._starts[place] = _KnownStart(start, *versions[place], now + _STARTS_SECONDS)
+            self._asking_starts = asyncio.create_task(self._learn_starts(unknown))
+            await _answer_in_time(self._asking_starts)
+
+    async def _learn_starts(self, rows: Mapping[TopicPartition, Neighbour]) -> None:
+        """Ask where lanes begin, and note the answer: also one that comes too late for the turn that asked."""
+        versions = {place: self._version(row) for place, row in rows.items()}
+        starts = await self._ends.starts([(row.consumer_group, row.place, row.offset) for row in rows.values()])
+        for place, start in starts.items():
+            self._starts[place] = _KnownStart(start, *versions[place], monotonic() + _STARTS_SECONDS)
 
 
 async def _answer_in_time(question: Awaitable[_Answer]) -> _Answer | None:
@@ -174,9 +181,9 @@ async def _answer_in_time(question: Awaitable[_Answer]) -> _Answer | None:
 
     """
     asking = asyncio.ensure_future(question)
+    asking.add_done_callback(_retrieve)
     done, _ = await asyncio.wait([asking], timeout=_ANSWER_SECONDS)
     if not done:
-        asking.add_done_callback(_retrieve)
         return None
     with suppress_retriable():
         return asking.result()

@@ -16,6 +16,7 @@ at each opening, for what is in doubt only after a crash.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
+from math import inf
 from typing import NamedTuple
 
 import structlog
@@ -54,6 +55,7 @@ class Doubt(NamedTuple):
 
     offsets: range
     since: datetime | None  # no answer to them was received by a broker before; None: not known
+    is_of_topic: bool = True  # False: they are of a topic that was there before, and cannot be read any more
 
 
 class PublishedAnswers:
@@ -87,10 +89,10 @@ async def scan_published(
 ) -> dict[TopicPartition, PublishedAnswers]:
     """Return what can be read of the answers that are in doubt, by the input partition of the records that they answer.
 
-    Reads the result topics once, up to where they end now, from the earliest time that a doubt tells. Where one tells
-    none, it is the time at which the broker received the first record: no answer to it is older. Where that cannot be
-    known, since retention has removed the record, or its time is its producer's or lies ahead, they are read from their
-    oldest record on: then it may take minutes, and `progress` is called meanwhile.
+    Reads the result topics once, up to where they end now, from the earliest time at which an answer in doubt may have
+    been published: that is not before the time that the doubt tells, nor before the broker received the first record.
+    Where neither is known, as retention has removed the record, or its time is its producer's or lies ahead, they are
+    read from their oldest record on: then it may take minutes, and `progress` is called meanwhile.
 
     Raises:
         KafkaError: when the brokers cannot be asked, or a transaction stays open before the end.
@@ -123,35 +125,44 @@ async def scan_published(
 async def _find_since(settings: Settings, doubts: Mapping[TopicPartition, Doubt]) -> int | None:
     """Return the time before which no broker received an answer in doubt, in milliseconds; None where none is known.
 
-    A time ahead of this host's clock tells none: once that broker's clock is right, later answers have earlier times.
+    A lane that had nothing to do for hours tells a time of hours ago: then its first record in doubt came later. A time
+    ahead of this host's clock tells none: once that broker's clock is right, later answers have earlier times.
     """
-    times = [to_milliseconds(doubt.since) for doubt in doubts.values() if doubt.since is not None]
-    if firsts := {lane: doubt.offsets.start for lane, doubt in doubts.items() if doubt.since is None}:
-        if (received := await _received_first(settings, firsts)) is None:
-            return None
-        times.append(received)
-    return None if max(times) > to_milliseconds(utc_now()) + _EARLIER_MILLISECONDS else min(times)
+    now = to_milliseconds(utc_now())
+    times = {lane: to_milliseconds(doubt.since) for lane, doubt in doubts.items() if doubt.since is not None}
+    if any(time > now + _EARLIER_MILLISECONDS for time in times.values()):
+        return None
+    firsts = {
+        lane: doubt.offsets.start
+        for lane, doubt in doubts.items()
+        if doubt.is_of_topic and times.get(lane, -inf) < now - _EARLIER_MILLISECONDS
+    }
+    received = await _received_first(settings, firsts) if firsts else {}
+    for lane, time in received.items():
+        if time <= now + _EARLIER_MILLISECONDS:
+            times[lane] = max(time, times.get(lane, time))
+    return min(times.values()) if times.keys() == doubts.keys() else None
 
 
-async def _received_first(settings: Settings, firsts: Mapping[TopicPartition, int]) -> int | None:
-    """Return when the broker received the earliest of some records, in milliseconds; None where one's is not known."""
-    times: dict[TopicPartition, int] = {}
+async def _received_first(settings: Settings, firsts: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+    """Return when the brokers received some records, in milliseconds; without those of which that is not known."""
+    times: dict[TopicPartition, int | None] = {}
     async with reader(settings) as consumer:
         ends = await consumer.end_offsets(firsts)
         oldest = await consumer.beginning_offsets(firsts)
-        if any(not oldest[lane] <= first < ends[lane] for lane, first in firsts.items()):
-            return None
-        consumer.assign(list(firsts))
-        for lane, first in firsts.items():
+        there = {lane: first for lane, first in firsts.items() if oldest[lane] <= first < ends[lane]}
+        if not there:
+            return {}
+        consumer.assign(list(there))
+        for lane, first in there.items():
             consumer.seek(lane, first)
-        async with aclosing(read_to(consumer, dict(firsts), ends, _POLL_MILLISECONDS)) as records:
+        async with aclosing(read_to(consumer, dict(there), ends, _POLL_MILLISECONDS)) as records:
             async for record in records:
-                if record.timestamp_type != _BROKERS_TIME:
-                    return None
-                times.setdefault(TopicPartition(record.topic, record.partition), record.timestamp)
-                if len(times) == len(firsts):
-                    return min(times.values())
-    return None
+                time = record.timestamp if record.timestamp_type == _BROKERS_TIME else None
+                times.setdefault(TopicPartition(record.topic, record.partition), time)
+                if len(times) == len(there):
+                    break
+    return {lane: time for lane, time in times.items() if time is not None}
 
 
 def _parse_event(value: bytes | None, headers: Headers) -> _PublishedEvent | None:

@@ -1,21 +1,20 @@
 """The turn: how one owner works all its lanes. The only file that knows how offsets and transactions fit together.
 
 An owner is a worker process under a name that nobody else has or had. Its two transactional producers are named after
-it, and run before the name is written anywhere. To open lanes, for all of them together: (1) read their rows; (2) fence
-in Kafka each last owner that has not given its lanes back: starting and stopping a producer under its name aborts what
-it left open, and waits for what it committed; (3) raise the epochs in one statement, each only if it is still the one
-that was read, and write the name; (4) read the committed offsets, look in the result topics for answers of which it is
-not certain that they are published (`readback.py`), and seek. From (2) on the last owner publishes
-nothing, from (3) on it stores nothing. Kafka's committed offset says how far answers are published, the lane's row how
-far outcomes are stored: what lies between is published first, by deciding it once more.
+it, and run before the name is written anywhere. To open lanes, (1) read their rows; then, of each last owner's lanes
+together: (2) fence it in Kafka if it has not given them back: a producer that starts under its name aborts what it left
+open, and waits for what it committed; (3) raise the epochs in one statement, each only if it is the one that was read,
+and write the name; (4) read the committed offsets, look for answers that may be published (`readback.py`), and seek.
+From (2) on the last owner publishes nothing, from (3) on it stores nothing. Kafka's committed offset says how far
+answers are published, the row how far outcomes are stored: what lies between is decided once more, and published first.
 
 Then, turn after turn: (1) take what is there from all lanes, fairly; (2) decode it; (3) store all outcomes in one
 Postgres transaction, which checks epochs and owner; (4) publish them in one Kafka transaction, with all offsets; (5)
 after any doubtful error discard the producers, and begin again under a new name. Deciding twice finds first answers.
 
 Two turns may be decided at once, of disjoint lanes, and beside the publishing of one before them. Kafka transactions
-follow one another in the order of the turns: two at once could leave the older offset as the last one written. After a
-turn that failed none is published, and no lane of it is decided. A lane that keeps the others from theirs is set apart.
+follow one another, of one or more turns, in their order: two at once could leave the older offset as the last written.
+After a failed turn none is published, nor a lane of it decided. A lane that keeps the others from theirs is set apart.
 """
 
 import asyncio
@@ -38,7 +37,7 @@ from workers.lane.deciding import Decided, Decider, LaneBatch
 from workers.lane.inbox import Taken
 from workers.lane.lane import Lane
 from workers.lane.lane_rows import LaneRows
-from workers.lane.opening import Opening
+from workers.lane.opening import Opening, split_by_last_owner
 from workers.lane.openings import Openings
 from workers.lane.turn_queue import TurnQueue
 from workers.lane.turn_size import TRANSACTIONS, decide_turn, fill_turn
@@ -67,7 +66,7 @@ class LaneOwner:
         self._leaving: dict[Lane, asyncio.Future[None]] = {}
         self._stopping, self._failures = False, 0  # failures in a row
         self._changed = asyncio.Event()  # something arrived, failed, or was asked for
-        self._turns = TurnQueue(self._changed.set)
+        self._turns = TurnQueue(self._changed.set, self._job.gather_seconds)
         self._openings = Openings(self._changed.set)
         self._one_transaction = asyncio.Lock()
         self._failed: Exception | None = None  # of a transaction, or outside of the turns
@@ -131,30 +130,27 @@ class LaneOwner:
         except (FencedError, *SERVER_ERRORS) as error:
             self._fail_to_open(lanes, error)
         else:
-            # Those that were given back do not wait for what has to be fenced, and for what it left.
-            given_back = [lane for lane in lanes if lane.row.last_owner in {None, self._name}]
-            for part in filter(None, (given_back, [lane for lane in lanes if lane not in given_back])):
-                self._openings.begin(part, self._acquire(part))
+            for gone, part in split_by_last_owner(lanes, self._name):
+                self._openings.begin(part, self._acquire(part, gone))
 
-    async def _acquire(self, lanes: list[Lane]) -> None:
+    async def _acquire(self, lanes: list[Lane], gone: set[str]) -> None:
         try:
-            rows = [lane.row for lane in lanes]
-            owners = {row.last_owner for row in rows if row.last_owner}
-            await fence_producers(self._settings, owners - {self._name})  # 2
-            acquired = await self._rows.acquire(rows, self._name)  # 3
+            await fence_producers(self._settings, gone)  # 2
+            acquired = await self._rows.acquire([lane.row for lane in lanes], self._name)  # 3
             for lane in [lane for lane in lanes if lane.row not in acquired]:
                 lane.fail(FencedError("another owner acquired it meanwhile"))
             await self._opening.open([lane for lane in lanes if lane.row in acquired], self._transact)  # 4
-            if opened := [lane.partition for lane in lanes if lane.is_open]:
-                self._log.info("lanes_open", partitions=opened)
         except (FencedError, *SERVER_ERRORS) as error:
             self._fail_to_open(lanes, error)
 
     def _fail_to_open(self, lanes: Sequence[Lane], error: Exception) -> None:
         if not (isinstance(error, FencedError) or is_retriable(error)):
             self._failed = error
-        for number, lane in enumerate(lane for lane in lanes if lane.open_at == 0 and not lane.is_open):
+        failed = [lane for lane in lanes if lane in self.lanes and lane.open_at == 0 and not lane.is_open]
+        for number, lane in enumerate(failed):
             lane.fail(error, quietly=number > 0)
+            if isinstance(error, KafkaError):  # each alone would fence the same owner, and the others' fence
+                lane.open_at = failed[0].open_at
 
     def _open_due(self) -> None:
         """Open lanes whose time has come, beside the turns of the others."""
@@ -219,9 +215,8 @@ class LaneOwner:
         messages = [message for each in decided for message in each.messages]
         next_offsets = {lane: offset for each in decided for lane, offset in each.next_offsets.items()}
         offsets = {lane.place: offset for lane, offset in next_offsets.items()}
-        for lane in next_offsets:
-            if lane.published_answers is not None:
-                messages, offsets = lane.published_answers.drop_published(messages, offsets)
+        for found in filter(None, [lane.published_answers for lane in next_offsets]):
+            messages, offsets = found.drop_published(messages, offsets)
         with ExitStack() as traces:
             for each in decided:
                 traces.enter_context(each.trace.trace_publishing(each.messages))
@@ -229,6 +224,7 @@ class LaneOwner:
         for lane, offset in next_offsets.items():
             lane.note_published(offset, times.received_at, is_committed=lane.place in offsets)
             lane.failures = 0
+        for lane in [lane for each in decided for lane in each.next_offsets]:
             lane.health.published()
         self._failures, self.published_at = 0, monotonic()
         self._health.published(times)
@@ -260,10 +256,14 @@ class LaneOwner:
         if self._leaving:
             await self._openings.end()
             self._see_failures()
-            await self._rows.release([lane.row for lane in self._leaving if lane.row.owner == self._name])
+            held = [lane.row for lane in self._leaving if lane.row.owner == self._name]
+            is_written = not held or await self._rows.release(held)
             self._depart()
+            if not is_written and self.lanes:  # their next owner fences this name: the others go on under another one
+                raise FencedError("lanes that leave could not be given back in time")
         for lane, error in [(lane, error) for lane in self.lanes if (error := lane.inbox.error) is not None]:
             lane.fail(error)
+            self._openings.forget(lane)  # an opening that opened it may work on others still
             is_alone = lane.failures > _TRIES_TOGETHER and not isinstance(error, KafkaError) and len(self.lanes) > 1
             if is_alone and await self._rows.release([lane.row]):  # else the owner that it gets would fence this one
                 self.lanes.discard(lane)

@@ -36,7 +36,7 @@ class LaneActivity(StrEnum):
 
 @dataclass(slots=True)
 class LaneHealth:
-    """One lane. A moment of its clock is when it last got on, or was given something after it had nothing to do."""
+    """One lane. `moved_at` is when it last got on, or when a record or an error ended a time of nothing to do."""
 
     clock: Callable[[], float]
     kept: WorkerMetrics
@@ -58,7 +58,12 @@ class LaneHealth:
         self.moved_at = self.clock()
 
     def opens(self) -> None:
-        """It begins, or begins again: what it held it takes once more."""
+        """It begins, or begins again: what it held it takes once more.
+
+        It was closed for that. If it had nothing to do before, the time without progress begins now.
+        """
+        if self._is_over_it():
+            self.moved_at = self.clock()
         self.doing, self.held = LaneActivity.OPENING if self.halted is None else LaneActivity.HALTED, 0
         self.hold, self.ahead_seconds = "", 0.0
 
@@ -120,9 +125,7 @@ class LaneHealth:
         self.doing, self.hold, self.ahead_seconds = LaneActivity.DECIDING, "", 0.0
 
     def fails(self, error: BaseException, *, is_shared: bool = False) -> None:
-        """It waits, and begins again, alone or with all lanes of its turns."""
-        if self._is_over_it():
-            self.moved_at = self.clock()
+        """It waits, and begins again, alone or with all lanes of its turns. It was closed before."""
         self.doing, self.error = LaneActivity.AGAIN, describe_error(error)
         self.locked_out, self.is_shared = isinstance(error, _LOCKED), is_shared
         self.kept.count_restart(error)

@@ -19,6 +19,7 @@ from aiokafka.conn import collect_hosts
 from aiokafka.errors import KafkaConnectionError, KafkaError, UnknownError
 from aiokafka.structs import ConsumerRecord
 
+from infra.kafka import connecting
 from infra.kafka.aiokafka_fixes import Consumer, ConsumerLostError
 from infra.kafka.clients import create_consumer, reader
 from infra.kafka.connecting import protect_bootstrap
@@ -109,10 +110,45 @@ async def test_ends_are_asked_of_another_client_once_one_is_lost(cluster: Settin
         assert found == await ends.end_offsets([place])
 
 
+async def test_the_loss_of_a_reader_is_no_loss_of_the_worker_s_consumer(cluster: Settings) -> None:
+    """Such as one that looks for answers as lanes are opened: the worker joined its group anew, twice."""
+
+    async def lose() -> None:
+        async with reader(cluster) as consumer:
+            consumer._client._sync_task.cancel()
+            await asyncio.wait([consumer._client._sync_task])
+            await consumer.end_offsets([TopicPartition(SEND_REQUESTS, 0)])
+
+    with pytest.raises(KafkaConnectionError, match="has ended") as lost:
+        await lose()
+
+    assert is_retriable(lost.value)
+
+
+async def test_each_of_many_addresses_has_time_to_answer(cluster: Settings) -> None:
+    """A fortieth of it is a second: a broker under load would be passed over, and all in turn."""
+    hosts = [cluster.kafka_bootstrap_servers] * 40
+    client = AIOKafkaClient(bootstrap_servers=hosts, request_timeout_ms=40_000)
+    bootstrap, seconds = client.bootstrap, []
+
+    async def note() -> None:
+        seconds.append(client._request_timeout_ms / 1000)
+        await bootstrap()
+
+    client.bootstrap = note
+    protect_bootstrap(client)
+    await client.bootstrap()
+    await client.close()
+
+    assert [5.0] == seconds
+    assert 40_000 == client._request_timeout_ms
+
+
 async def test_a_silent_broker_does_not_keep_a_client_from_the_others(
     cluster: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Aiokafka asks one after the other, in random order, and waits for each as long as for an answer."""
+    monkeypatch.setattr(connecting, "_LEAST_MILLISECONDS", 1_000)
     monkeypatch.setattr("aiokafka.client.collect_hosts", partial(collect_hosts, randomize=False))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         _, port = silent.getsockname()

@@ -2,21 +2,24 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from time import monotonic
 from unittest.mock import AsyncMock, Mock
 
 import asyncpg
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import UnknownTopicOrPartitionError
+from aiokafka.errors import KafkaError, KafkaTimeoutError, UnknownTopicOrPartitionError
+from structlog.testing import capture_logs
 
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS
 from tests.workers.wire import eventually
 from workers.jobs.send import SendJob
-from workers.lane import turn
+from workers.lane import opening, turn
 from workers.lane.lane import Lane
 from workers.lane.lane_rows import LaneRow, LaneRows
 from workers.lane.opening import Opening
+from workers.lane.readback import Doubt
 from workers.lane.recovery import CommittedOffsetCheck
 from workers.lane.turn import LaneOwner
 from workers.lane.work import Work
@@ -138,16 +141,16 @@ def open_lanes(
     """Open the lanes with a consumer; return those that are asked for."""
 
     async def run(consumer: Mock) -> list[Lane]:
-        opening = _opening(settings, consumer)
+        opening_ = _opening(settings, consumer)
         asked: list[Lane] = []
 
         async def note(found: list[Lane]) -> dict[Lane, object]:
             asked.extend(found)
             return {}
 
-        monkeypatch.setattr(opening, "_prepare", AsyncMock())
-        monkeypatch.setattr(opening, "_find_starts", note)
-        await opening.open(lanes, AsyncMock())
+        monkeypatch.setattr(opening_, "_prepare", AsyncMock())
+        monkeypatch.setattr(opening_, "_find_starts", note)
+        await opening_.open(lanes, AsyncMock())
         return asked
 
     return lambda consumer: asyncio.ensure_future(run(consumer))
@@ -173,6 +176,155 @@ async def test_a_topic_that_a_broker_does_not_know_for_a_moment_halts_no_lane(
         await open_lanes(Mock(partitions_for_topic=lambda _: None))
 
     assert [None, None] == [lane.health.halted for lane in lanes]
+
+
+async def test_lanes_without_a_doubt_do_not_wait_for_what_is_read_for_others(
+    settings: Settings, lanes: list[Lane], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a kill whole topics may have to be read for those, for minutes."""
+    scanned = asyncio.Event()
+    opening_ = _opening(settings, Mock(has_leader=lambda _: True, partitions_for_topic=lambda _: {0, 1}))
+
+    async def scan(_: Settings, doubts: dict[TopicPartition, Doubt], __: object) -> dict[TopicPartition, object]:
+        await scanned.wait()
+        return dict.fromkeys(doubts, Mock())
+
+    async def starts(found: list[Lane]) -> dict[Lane, object]:
+        doubts = {found[0]: Doubt(range(3, 5), None), found[1]: None}
+        return {lane: opening._Start(3, 0, doubt) for lane, doubt in doubts.items()}
+
+    monkeypatch.setattr(opening, "scan_published", scan)
+    monkeypatch.setattr(opening_, "_prepare", AsyncMock())
+    monkeypatch.setattr(opening_, "_find_starts", starts)
+    with capture_logs() as logs:
+        running = asyncio.create_task(opening_.open(lanes, AsyncMock()))
+        await asyncio.wait([running], timeout=0.1)
+        first = [lane.is_open for lane in lanes]
+        scanned.set()
+        await running
+
+    assert [False, True] == first
+    assert [True, True] == [lane.is_open for lane in lanes]
+    assert lanes[0].published_answers is not None
+    assert lanes[1].published_answers is None
+    assert [[1], [0]] == [log["partitions"] for log in logs if log["event"] == "lanes_open"]
+
+
+async def test_an_open_lane_is_looked_at_in_time_while_its_opening_works_on_others(
+    owner: LaneOwner, lanes: list[Lane]
+) -> None:
+    """It waits for another lane, say, and nothing comes meanwhile that would wake its owner."""
+    lanes[0].open(0)
+    lanes[0].inbox.offer([Mock(key=b"", value=b"", headers=(), offset=0)], 1)
+    lanes[0].wait.look_at = monotonic() + 0.1
+    owner._openings.begin(lanes, asyncio.sleep(60))
+    owner._changed.clear()
+
+    async with asyncio.timeout(5):
+        await owner._wait()
+    await owner._openings.end()
+
+
+async def test_a_lane_that_was_opened_and_fails_is_opened_again_while_its_opening_works_on_others(
+    owner: LaneOwner, lanes: list[Lane]
+) -> None:
+    """It would wait for what is read for those."""
+    owner._openings.begin(lanes, asyncio.sleep(60))
+    lanes[0].open(0)
+    lanes[0].inbox.interrupt(KafkaError("planted"))
+    await owner._let_go()
+    opening_ = owner._openings.lanes
+    await owner._openings.end()
+
+    assert not lanes[0].is_open
+    assert {lanes[1]} == opening_
+
+
+def test_lanes_are_opened_in_parts_by_who_has_to_be_fenced(settings: Settings) -> None:
+    """Of a worker of 0.1.0 each lane had producers of its own name: they are no part each."""
+    old = [f"{SendJob.group}.{SEND_REQUESTS}.{number}" for number in range(7)]
+    last = [None, "inmail-send.a", "inmail-send.me", "inmail-send.b", "inmail-send.a", *old[5:]]
+    lanes = [
+        Lane(SendJob.group, place, AsyncMock(), settings, Health(30).lane(place), CommittedOffsetCheck())
+        for place in (TopicPartition(SEND_REQUESTS, number) for number in range(7))
+    ]
+    for lane, name in zip(lanes, last, strict=True):
+        lane.row.last_owner = name
+
+    parts = opening.split_by_last_owner(lanes, "inmail-send.me")
+
+    assert [
+        (set(), [0, 2]),
+        ({"inmail-send.a"}, [1, 4]),
+        ({"inmail-send.b"}, [3]),
+        (set(old[5:]), [5, 6]),
+    ] == [(gone, [lane.partition for lane in part]) for gone, part in parts]
+
+
+@pytest.mark.parametrize(
+    ("error", "together"), [(KafkaTimeoutError(), True), (asyncpg.LockNotAvailableError("planted"), False)]
+)
+def test_lanes_whose_opening_failed_in_kafka_are_opened_together_again(
+    owner: LaneOwner, lanes: list[Lane], error: Exception, *, together: bool
+) -> None:
+    """Each alone would fence their last owner, and the fence of the others. A lock is of one of them only."""
+    owner._fail_to_open(lanes, error)
+
+    assert together == (lanes[0].open_at == lanes[1].open_at)
+    assert min(lane.open_at for lane in lanes) > monotonic()
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+async def test_an_owner_whose_lanes_left_without_being_given_back_goes_on_under_another_name(
+    owner: LaneOwner, lanes: list[Lane], monkeypatch: pytest.MonkeyPatch, *, is_written: bool
+) -> None:
+    """Whoever gets them finds its name in their rows, and fences it: its other lanes would fail at their next turn."""
+    names: list[str] = []
+
+    def pair(_: Settings, name: str) -> Mock:
+        names.append(name)
+        return Mock(start=AsyncMock(), discard=AsyncMock())
+
+    async def open_all(found: list[Lane]) -> None:
+        for lane in found:
+            lane.row.owner = owner._name
+            lane.open(0)
+
+    async def are_open(begun: int, *opened: Lane) -> bool:
+        return len(names) == begun and all(lane.is_open for lane in opened)
+
+    monkeypatch.setattr(turn, "TransactionPair", pair)
+    monkeypatch.setattr(owner, "_rows", Mock(release=AsyncMock(side_effect=[is_written, True])))
+    monkeypatch.setattr(owner, "_open", open_all)
+    running = asyncio.create_task(owner.run())
+    await eventually(lambda: are_open(1, *lanes), "both are open")
+    await asyncio.wait(owner.give_up(lanes[:1]), timeout=5)
+    try:
+        await eventually(lambda: are_open(1 if is_written else 2, lanes[1]), "the other goes on")
+    finally:
+        owner.give_up(lanes)
+        owner.stop()
+        await asyncio.wait([running], timeout=5)
+
+    assert set() == owner.lanes
+
+
+async def test_a_partition_that_no_broker_leads_ends_no_worker_and_is_logged_once(
+    lanes: list[Lane], open_lanes: Callable[[Mock], "asyncio.Future[list[Lane]]"]
+) -> None:
+    """Started again it would have no leader either: the worker ended every 300 s, and each attempt was a line."""
+    consumer = Mock(has_leader=lambda place: place.partition == 1, partitions_for_topic=lambda _: {0, 1})
+    for lane in lanes:
+        lane.health.moved_at -= 1_000
+    with capture_logs() as logs:
+        for _ in range(3):
+            for lane in lanes:
+                lane.open_at = 0.0
+            await open_lanes(consumer)
+
+    assert lanes[0].health.busy_seconds < 100
+    assert ["lane_begins_again"] == [log["event"] for log in logs]
+    assert "no broker leads" in (lanes[0].health.trouble or "")
 
 
 def test_a_lane_that_waits_for_another_says_so_until_it_goes_on_or_is_closed(lanes: list[Lane]) -> None:

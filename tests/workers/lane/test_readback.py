@@ -20,7 +20,7 @@ from infra.kafka.aiokafka_fixes import Consumer
 from infra.kafka.clients import committed_offsets, create_lane_producer
 from infra.kafka.transactions import Message, TransactionPair, TransactionTimes
 from infra.postgres import Connection
-from infra.settings import RecordTime, Settings
+from infra.settings import RecordTime, Settings, load_settings
 from schemas.catalogue import (
     BALANCES,
     CATALOGUE,
@@ -48,7 +48,7 @@ from workers.ops.replay.rewind_plan import RewindOptions, plan_rewind
 from workers.ops.replay.rewind_target import RewindTarget, TargetKind
 from workers.telemetry.health import Health
 
-PLACE = TopicPartition(SEND_REQUESTS, 0)
+PLACE, RESULTS = TopicPartition(SEND_REQUESTS, 0), TopicPartition(SEND_RESULTS, 0)
 _ODD = b'{"id": [1], "data": {"source": {"topic": [], "partition": {}, "offset": "x"}}}'
 
 
@@ -223,25 +223,90 @@ async def test_looking_for_answers_begins_where_the_lane_had_noted_the_last_ones
     story = cluster.model_copy(update={"topic_record_time": RecordTime.CREATE})
     await prepare(story)
     account = in_partition(story, PLACE.partition)
-    results = TopicPartition(SEND_RESULTS, PLACE.partition)
     await _work(story, [send(account) for _ in range(5)])
-    noted, start = (await ends(story, SEND_RESULTS))[results], await ends(story, SEND_RESULTS)
+    noted, start = (await ends(story, SEND_RESULTS))[RESULTS], await ends(story, SEND_RESULTS)
     await asyncio.sleep(0.01)  # another millisecond
     await _be_killed(story, monkeypatch, [send(account) for _ in range(3)], published=2)
-    begun: list[int] = []
-    read_to = readback.read_to
-
-    def note_start(consumer: Consumer, unread: dict[TopicPartition, int], *rest: Any) -> Any:
-        begun.extend(offset for place, offset in unread.items() if place == results)
-        return read_to(consumer, unread, *rest)
-
-    monkeypatch.setattr(readback, "read_to", note_start)
+    begun = _note_starts(monkeypatch)
     await _work(story, [])
 
     assert begun
     assert noted <= min(begun)
     answers = await read(story, start, 3)
     assert 3 == len(answers) == len({each["request_id"] for each in answers})
+
+
+@pytest.mark.parametrize("time", RecordTime)
+async def test_looking_for_answers_of_a_quiet_lane_begins_where_its_records_in_doubt_came_in(
+    cluster: Settings, database: Connection, time: RecordTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had published hours ago, so the answers of all lanes since then were read. A producer's time says nothing."""
+    monkeypatch.setattr(readback, "_EARLIER_MILLISECONDS", 0)
+    own = cluster.model_copy(update={"topic_record_time": time})
+    await prepare(own)
+    account = in_partition(own, PLACE.partition)
+    await _work(own, [send(account) for _ in range(5)])
+    noted, start = (await ends(own, SEND_RESULTS))[RESULTS], await ends(own, SEND_RESULTS)
+    await asyncio.sleep(0.01)  # another millisecond
+    await _be_killed(own, monkeypatch, [send(account) for _ in range(3)], published=2)
+    hours_ago = utc_now() - timedelta(hours=5)
+    await database.execute(
+        "update lanes set published_time = $3 where (topic, partition) = ($1, $2)", *PLACE, hours_ago
+    )
+    begun = _note_starts(monkeypatch)
+    await _work(own, [])
+
+    assert (time is RecordTime.APPEND) == (noted <= min(begun))
+    answers = await read(own, start, 3)
+    assert 3 == len(answers) == len({each["request_id"] for each in answers})
+
+
+@pytest.mark.parametrize(
+    ("since", "is_of_topic", "received", "found"),
+    [
+        (-5, True, -2, -2),
+        (-5, True, -7, -5),  # a batch of before a rewind: what was published then is not looked for
+        (-5, True, None, -5),
+        (-5, True, 1, -5),  # a broker's clock was ahead when it came in
+        (-5, False, -2, -5),  # of a topic that is gone: the record at that offset is another one
+        (None, True, -2, -2),
+        (None, True, None, None),
+        (None, True, 1, None),
+        (1, True, -2, None),
+    ],
+)
+async def test_since_when_answers_may_have_been_published(
+    monkeypatch: pytest.MonkeyPatch, since: int | None, received: int | None, found: int | None, *, is_of_topic: bool
+) -> None:
+    """In hours from now; beside a lane that has noted its last answers a moment ago, and whose record is not read."""
+    now, other = utc_now(), TopicPartition(SEND_REQUESTS, 1)
+    asked: dict[TopicPartition, int] = {}
+
+    async def received_first(_: object, firsts: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
+        asked.update(firsts)
+        return {} if received is None else {PLACE: to_milliseconds(now + timedelta(hours=received))}
+
+    monkeypatch.setattr(readback, "_received_first", received_first)
+    told = None if since is None else now + timedelta(hours=since)
+    doubts = {PLACE: readback.Doubt(range(3, 5), told, is_of_topic), other: readback.Doubt(range(7, 8), now)}
+    expected = None if found is None else to_milliseconds(now + timedelta(hours=found))
+
+    assert expected == await readback._find_since(load_settings(), doubts)
+    assert asked.keys() <= {PLACE}
+    assert is_of_topic or not asked
+
+
+def _note_starts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return where a partition of results is read from, from now on."""
+    begun: list[int] = []
+    read_to = readback.read_to
+
+    def note_start(consumer: Consumer, unread: dict[TopicPartition, int], *rest: Any) -> Any:
+        begun.extend(offset for place, offset in unread.items() if place == RESULTS)
+        return read_to(consumer, unread, *rest)
+
+    monkeypatch.setattr(readback, "read_to", note_start)
+    return begun
 
 
 async def test_answers_are_found_though_a_brokers_clock_was_ahead_when_the_last_one_was_noted(

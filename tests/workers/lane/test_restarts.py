@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from time import monotonic
 
+import psutil
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -89,6 +90,26 @@ async def test_a_worker_outlives_its_database_s_restart(own: Settings, own_stack
         await life.ready()
 
     assert once_each(requests, answers)
+
+
+async def test_a_worker_whose_database_does_not_answer_ends_in_time(own: Settings, own_stack: LocalStack) -> None:
+    """It has nothing to do, and gives its lanes back; asyncpg waits for 30 s until what had no answer is cancelled."""
+    server = psutil.Process(own_stack.postgres_pid)
+    async with living(own) as life:
+        await life.ready()
+        frozen = [server, *server.children(recursive=True)]
+        for each in frozen:
+            each.suspend()
+        try:
+            began = monotonic()
+            life.stop.set()
+            await asyncio.wait([life.task], timeout=30)
+            seconds = monotonic() - began
+        finally:
+            for each in frozen:
+                each.resume()
+
+    assert seconds < 5
 
 
 async def test_a_worker_outlives_its_broker_s_restart(

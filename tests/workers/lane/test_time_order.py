@@ -30,6 +30,7 @@ from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.job import Batch, Decision, Job
 from workers.jobs.send import SendJob
+from workers.lane import partition_bounds
 from workers.lane.lane import Lane
 from workers.lane.lane_rows import LaneRows
 from workers.lane.partition_bounds import PartitionBounds
@@ -296,6 +297,57 @@ async def test_where_lanes_begin_is_not_asked_a_second_time_beside_itself(settin
     assert monotonic() - began < 0.5
     assert order._bounds._asking_starts is not None
     order._bounds._asking_starts.cancel()
+
+
+async def test_an_answer_about_where_lanes_begin_that_comes_late_is_kept(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was thrown away, and each turn asked anew, and waited."""
+    monkeypatch.setattr(partition_bounds, "_ANSWER_SECONDS", 0.05)
+    order, billing = _beside_billing(offset=0, epoch=1)
+    billing.end, told = 1, asyncio.Event()
+
+    async def tells_late(asked: Iterable[tuple[str, TopicPartition, int | None]]) -> Offsets:
+        await told.wait()
+        return {place: 1 for _, place, _ in asked}
+
+    starts = AsyncMock(side_effect=tells_late)
+    billing.starts = starts  # type: ignore[method-assign]
+    received = _received(settings, 0)
+    assert not await order.admit([received])
+    received.lane.wait.began -= 2
+    assert not await order.admit([received])
+    told.set()
+    await asyncio.sleep(0.01)
+
+    assert received.lane in await order.admit([received])  # retention took what billing had not read
+    assert 1 == starts.await_count
+
+
+async def test_two_questions_for_an_end_at_once_take_one_answer(settings: Settings) -> None:
+    """The first is of a turn that failed meanwhile. What it found missing ended the worker as a defect would."""
+    told = asyncio.Event()
+
+    async def end_offsets(places: Iterable[TopicPartition]) -> Offsets:
+        await told.wait()
+        return dict.fromkeys(places, 0)
+
+    bounds = PartitionBounds(SimpleNamespace(end_offsets=end_offsets), {})  # type: ignore[arg-type]
+    bounds._alone_until = monotonic() + 60
+    received = [_received(settings, 0) for _ in range(2)]
+    for lane, records, _ in received:
+        lane.wait.begin(records)
+    first = asyncio.create_task(bounds.ask_ends({received[0].lane: PLACES[:1]}))
+    await asyncio.sleep(0.01)
+    asked = bounds._asking[PLACES[0]].answer
+    told.set()
+    for _ in range(10):
+        if not asked.done():
+            await asyncio.sleep(0)
+    await bounds.ask_ends({received[1].lane: PLACES[:1]})
+    await first
+
+    assert {PLACES[0]: 0} == received[1].lane.wait.ends
 
 
 class _Billing:

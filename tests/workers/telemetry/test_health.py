@@ -6,24 +6,27 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from time import monotonic
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from structlog.testing import capture_logs
 
-from infra.kafka.transactions import TransactionTimes
-from infra.settings import Settings, SettingsError
-from schemas.catalogue import SEND_REQUESTS
+from infra.kafka.transactions import TransactionPair, TransactionTimes
+from infra.settings import Settings, SettingsError, load_settings
+from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from tests.conftest import Connect
 from tests.workers.api.served import Line
 from tests.workers.life import Held, in_partition, living
 from tests.workers.processes import ask, free_port
-from tests.workers.wire import eventually, publish, send
+from tests.workers.wire import ends, eventually, publish, read, send
 from workers.errors import StuckError
 from workers.jobs import ticker
 from workers.jobs.send import SendJob
 from workers.jobs.ticker import run_ticker
+from workers.lane.lane import Lane
+from workers.lane.recovery import CommittedOffsetCheck
 from workers.lane.worker import run_worker
 from workers.ledger.plans import load_catalogue
 from workers.ops.books.metrics_exporter import Periods, run_observer
@@ -133,16 +136,18 @@ def test_a_lane_that_tries_again_for_too_long_is_stuck_and_names_the_last_error(
 
 
 def test_a_lane_that_fails_after_long_idleness_is_not_stuck_at_once(health: Health, clock: _Clock) -> None:
-    """Its time begins with the failure: before, it had nothing to do."""
-    lane = health.lane(LANE)
-    lane.waits()
-    clock.now += 10_000
-    lane.fails(KafkaError("no leader"))
-    at_first = lane.busy_seconds
-    clock.now += 7
-    lane.opens()
+    """Its time begins with the failure: before, it had nothing to do. Nor does it begin anew with the next failure."""
+    lane = Lane(SendJob.group, LANE, AsyncMock(), load_settings(), health.lane(LANE), CommittedOffsetCheck())
+    lane.open(0)
+    _pass(health, clock, 10_000)
+    lane.fail(KafkaError("no leader"))
+    at_first = _cause(health), lane.health.busy_seconds
+    _pass(health, clock, 7)
+    lane.fail(KafkaError("no leader"))
 
-    assert (0, 7) == (at_first, lane.busy_seconds)
+    assert ((None, 0), 7) == (at_first, lane.health.busy_seconds)
+    _pass(health, clock, 294)
+    assert Cause.STUCK_HANDLER == _cause(health)
 
 
 def test_a_lane_that_gets_on_slowly_is_not_stuck(health: Health, clock: _Clock) -> None:
@@ -343,7 +348,7 @@ async def test_the_ticker_takes_a_new_producer_after_a_tick_that_failed(
 async def test_a_lane_that_tries_again_in_vain_ends_the_worker_with_the_last_error(
     cluster: Settings, connect: Connect
 ) -> None:
-    """A lock that somebody keeps: each attempt times out, and after the limit another worker may be luckier."""
+    """A lock that somebody keeps: each attempt ends by it, and after the limit another worker may be luckier."""
     own = cluster.model_copy(update={"stuck_seconds": 4.0, "database_timeout_seconds": 1.0, "drain_seconds": 1.0})
     holder = await connect(cluster)
     async with living(own) as life:
@@ -357,7 +362,38 @@ async def test_a_lane_that_tries_again_in_vain_ends_the_worker_with_the_last_err
 
     assert isinstance(error, StuckError)
     assert "stuck_handler: lane inmail.send-requests/" in str(error)
-    assert "the last error: a server did not answer in time" in str(error)
+    assert "the last error: Postgres: canceling statement due to lock timeout" in str(error)
+
+
+@pytest.mark.parametrize("whose", ["of one lane", "of a turn"])
+async def test_a_passing_error_after_long_idleness_ends_no_worker(
+    cluster: Settings, account: str, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    """Whatever closed its lanes: they had nothing to do for longer than a lane may be stuck."""
+    own = cluster.model_copy(update={"stuck_seconds": 2.0})
+    start = await ends(cluster, SEND_RESULTS)
+    publish_, failed = TransactionPair.publish, asyncio.Event()
+
+    async def fails_once(self: TransactionPair, *arguments: Any) -> TransactionTimes:
+        if not failed.is_set():
+            failed.set()
+            raise KafkaError("planted")
+        return await publish_(self, *arguments)
+
+    async with living(own) as life:
+        await life.ready()
+        await asyncio.sleep(2.5)
+        if whose == "of one lane":
+            lanes = life.worker.membership.lanes  # type: ignore[union-attr]
+            lanes[LANE].inbox.interrupt(KafkaError("planted"))
+        else:
+            monkeypatch.setattr(TransactionPair, "publish", fails_once)
+        await publish(cluster, SEND_REQUESTS, [request := send(account)])
+        (answer,) = await read(cluster, start, 1)
+        await asyncio.sleep(1)  # two looks of the watchdog
+
+        assert str(request.id) == answer["request_id"]
+        assert not life.task.done()
 
 
 async def test_a_worker_whose_group_does_not_let_it_in_ends(cluster: Settings) -> None:

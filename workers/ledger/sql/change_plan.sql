@@ -8,9 +8,12 @@ create or replace function change_refused(
 language plpgsql stable
 set plan_cache_mode = force_generic_plan
 as $$
+declare
+    first told_period := p_period; -- what is told, for its first month
 begin
+    first.period_end := p_first.ends;
     select 'plan_unchanged', case when t.plan = p_period.plan then t.granted_by end into code, granted_by
-    from change_told(p_request.account, p_period) as t
+    from change_told(p_request.account, first) as t
     where t.starts is not null;
     if found then
         return;
@@ -55,7 +58,7 @@ declare
     told jsonb;
 begin
     for k in 1 .. cardinality(p_periods) loop
-        select * into kept from lots_kept(p_request, p_period.subscription_id, p_periods[k]);
+        select * into kept from lots_kept(p_request, p_period, p_periods[k]);
         if k = 1 then
             kept_first := kept.lot;
         end if;
@@ -83,9 +86,10 @@ end;
 $$;
 
 -- Closes lots of the old plan: those of the change's own or later periods that have not started, up to where the next
--- change begins (p_next_change), whose periods are free again; and of what began before, what its plan said to forfeit
--- as it opened. A lot of the new plan that waits makes room too where one of the change's months begins before it and
--- is the same period: else nothing could be spent from the change's own start on.
+-- change begins, whose periods are free again; and of what began before, what its plan said to forfeit as it opened. A
+-- lot of the new plan that waits makes room too where one of the change's months begins before it and is the same
+-- period, up to the next change to another plan (p_next_change): else nothing could be spent from the month's own start
+-- on.
 create or replace function close_old_lots(
     p_request request, p_period told_period, p_periods period[], p_next_change timestamptz
 )
@@ -94,6 +98,7 @@ language plpgsql volatile
 set plan_cache_mode = force_generic_plan
 as $$
 declare
+    later timestamptz := next_change(p_request.account, p_period.subscription_id, p_period.period_start);
     old record;
 begin
     for old in
@@ -107,16 +112,18 @@ begin
                 when l.granted_at > p_request.as_of
                     then
                         l.period_start >= p_period.period_start
-                        and (
-                            l.plan <> p_period.plan
-                            or exists (
-                                select from unnest(p_periods) as x
-                                where
-                                    x.starts < l.period_start
-                                    and share_most(x.starts, x.ends, l.period_start, end_of_period(l))
-                            )
-                        )
-                        and coalesce(l.period_start < p_next_change, true)
+                        and case
+                            when l.plan <> p_period.plan
+                                then coalesce(l.period_start < later, true)
+                            else
+                                coalesce(l.period_start < p_next_change, true)
+                                and exists (
+                                    select from unnest(p_periods) as x
+                                    where
+                                        x.starts < l.period_start
+                                        and share_most(x.starts, x.ends, l.period_start, end_of_period(l))
+                                )
+                        end
                 else
                     l.period_start < p_period.period_start and l.on_change = 'forfeit'
                     and p_request.as_of < l.expires_at
@@ -168,13 +175,13 @@ $$;
 
 -- The lot that stays for a period, if one does, whether it can be spent, and what was granted for the period in all.
 create or replace function lots_kept(
-    p_request request, p_subscription_id text, p_period period,
+    p_request request, p_told told_period, p_period period,
     out lot integer, out starts timestamptz, out ends timestamptz, out is_spendable boolean, out granted bigint
 )
 language sql stable
 as $$
     with kept as (
-        select l.* from lots_of_period(p_request.account, p_subscription_id, p_period) as l
+        select l.* from lots_against(p_request.account, p_told.subscription_id, p_period, p_told.plan) as l
     )
 
     select

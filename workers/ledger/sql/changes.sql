@@ -1,17 +1,34 @@
 -- The plan changes that a subscription knows, and which plan it has at an instant: what an event is held against that
 -- is read late, or was sent by who did not know of a change.
 
--- The latest plan change that begins by an instant; no row where none does. (Of a plan of null, noted by a version
--- before, nobody knows.)
-create or replace function change_at(p_account bigint, p_subscription_id text, p_at timestamptz)
-returns table (starts timestamptz, plan text)
+-- The plan changes that a subscription knows: where each begins, to which plan it is, where the period ends that it
+-- begins, and its place in the order in which they were read. (Versions before noted less of a change: no end, or no
+-- plan either, or only where the latest change begins.)
+create or replace function changes_of(p_account bigint, p_subscription_id text)
+returns table (starts timestamptz, plan text, ends timestamptz, n bigint)
 language sql stable
 as $$
-    select c.starts, c.plan
+    select c.starts, c.plan, c.ends, c.n
     from subscriptions as s
-    cross join unnest(s.changes || s.changed_at, s.change_plans) as c (starts, plan)
-    where s.account = p_account and s.subscription_id = p_subscription_id and c.starts <= p_at
-    order by c.starts desc, c.plan nulls last
+    cross join lateral (
+        select s.changed_at as starts, null::text as plan, null::timestamptz as ends, 0::bigint as n
+        where s.changed_at <> all(s.changes)
+        union all
+        select u.starts, u.plan, u.ends, u.n
+        from unnest(s.changes, s.change_plans, s.change_ends) with ordinality as u (starts, plan, ends, n)
+    ) as c
+    where s.account = p_account and s.subscription_id = p_subscription_id;
+$$;
+
+-- The latest plan change that begins by an instant; no row where none does.
+create or replace function change_at(p_account bigint, p_subscription_id text, p_at timestamptz)
+returns table (starts timestamptz, plan text, ends timestamptz)
+language sql stable
+as $$
+    select c.starts, c.plan, c.ends
+    from changes_of(p_account, p_subscription_id) as c
+    where c.starts <= p_at
+    order by c.starts desc
     limit 1;
 $$;
 
@@ -20,40 +37,67 @@ create or replace function next_change(p_account bigint, p_subscription_id text,
 returns timestamptz
 language sql stable
 as $$
-    select min(c.starts)
-    from subscriptions as s
-    cross join unnest(s.changes || s.changed_at) as c (starts)
-    where s.account = p_account and s.subscription_id = p_subscription_id and c.starts > p_after;
+    select min(c.starts) from changes_of(p_account, p_subscription_id) as c where c.starts > p_after;
 $$;
 
--- Whether a period is the one that a plan change begins, told with another start. A month is taken for the change's:
--- one that leaves no lot of its own start leaves no end.
-create or replace function is_of_change(p_change timestamptz, p_starts timestamptz, p_ends timestamptz)
+-- Where the first known change to another plan begins that is later than an instant. (One to a plan that nobody knows
+-- counts, too.)
+create or replace function next_other_plan(
+    p_account bigint, p_subscription_id text, p_after timestamptz, p_plan text
+)
+returns timestamptz
+language sql stable
+as $$
+    select min(c.starts)
+    from changes_of(p_account, p_subscription_id) as c
+    where c.starts > p_after and c.plan is distinct from p_plan;
+$$;
+
+-- Whether a period is the one that a plan change begins, told with another start. The change's own is a month at most,
+-- and a month where its end is not known.
+create or replace function is_of_change(
+    p_change timestamptz, p_change_ends timestamptz, p_starts timestamptz, p_ends timestamptz
+)
 returns boolean
 language sql immutable
 as $$
-    select share_most(p_change, month_from(p_change), p_starts, p_ends);
+    select share_most(p_change, least(p_change_ends, month_from(p_change)), p_starts, p_ends);
 $$;
 
--- The plan at an instant. The latest event tells it from its period on; before that, the latest of the plan changes and
--- lots that began. A change may leave no lot of its own; and a lot of the old plan that has stayed for a change's own
--- period, and begins later, tells of no plan.
+-- The plan at an instant. The latest event tells it from its period on; before that, what began by then.
 create or replace function plan_at(p_account bigint, p_subscription_id text, p_at timestamptz)
+returns text
+language sql stable
+as $$
+    select coalesce(
+        (
+            select s.plan from subscriptions as s
+            where s.account = p_account and s.subscription_id = p_subscription_id and s.period_start <= p_at
+        ),
+        plan_begun(p_account, p_subscription_id, p_at)
+    );
+$$;
+
+-- The plan at an instant as the latest of what began by then tells it: a lot; a plan change, which may leave no lot of
+-- its own; or another period that left none (subscriptions.told_starts). A lot of the old plan that has stayed for a
+-- change's own period, and begins later, tells of no plan.
+create or replace function plan_begun(p_account bigint, p_subscription_id text, p_at timestamptz)
 returns text
 language sql stable
 as $$
     select known.plan
     from (
-        select s.plan, s.period_start as starts, true as is_latest, 0 as lot
+        -- With one start a period counts before a change: a change removes those that were noted before it.
+        select t.plan, t.starts, 2147483647 as lot
         from subscriptions as s
+        cross join unnest(s.told_starts, s.told_plans) as t (starts, plan)
         where s.account = p_account and s.subscription_id = p_subscription_id
         union all
-        select c.plan, c.starts, false, 2147483647
-        from subscriptions as s
-        cross join unnest(s.changes, s.change_plans) as c (starts, plan)
-        where s.account = p_account and s.subscription_id = p_subscription_id and c.plan is not null
+        select c.plan, c.starts, 2147483646
+        from changes_of(p_account, p_subscription_id) as c
+        where c.plan is not null
         union all
-        select l.plan, l.period_start, false, l.lot
+        select l.plan, l.period_start, l.lot
         from lots as l
         where
             l.account = p_account and l.subscription_id = p_subscription_id and not l.freed
@@ -61,11 +105,11 @@ as $$
                 select from change_at(l.account, l.subscription_id, l.period_start) as c
                 where
                     c.starts < l.period_start and c.plan <> l.plan
-                    and is_of_change(c.starts, l.period_start, end_of_period(l))
+                    and is_of_change(c.starts, c.ends, l.period_start, end_of_period(l))
             )
     ) as known
     where known.starts <= p_at
-    order by known.is_latest desc, known.starts desc, known.lot desc
+    order by known.starts desc, known.lot desc
     limit 1;
 $$;
 
@@ -89,7 +133,7 @@ as $$
             l.account = p_account and l.subscription_id = p_period.subscription_id and not l.freed
             and (
                 l.period_start = c.starts
-                or is_of_change(c.starts, l.period_start, end_of_period(l))
+                or is_of_change(c.starts, c.ends, l.period_start, end_of_period(l))
                 and c.starts = (
                     select x.starts from change_at(p_account, p_period.subscription_id, l.period_start) as x
                 )
@@ -101,12 +145,14 @@ as $$
         p_period.plan = coalesce(c.plan, own.plan)
         and share_most(
             p_period.period_start, p_period.period_end,
-            c.starts, case when own.period_start = c.starts then own.ends else month_from(c.starts) end
+            c.starts,
+            coalesce(c.ends, case when own.period_start = c.starts then own.ends else month_from(c.starts) end)
         );
 $$;
 
 -- Whether an allotment's event was sent by who did not know of the plan change before it, whose plan is the one that
--- holds: it starts as the change does, or within a day of that, or tells of a month that has its lot from then on.
+-- holds: it is of the plan before the change, if that is known, and starts as the change does, or within a day of that,
+-- or tells of a month that has its lot from then on.
 create or replace function is_outdated(p_account bigint, p_period told_period, p_first period)
 returns boolean
 language sql stable
@@ -116,6 +162,9 @@ as $$
         where
             c.plan <> p_period.plan
             and c.plan = plan_at(p_account, p_period.subscription_id, p_period.period_start)
+            and p_period.plan = coalesce(
+                plan_at(p_account, p_period.subscription_id, c.starts - interval '1 microsecond'), p_period.plan
+            )
             and (
                 p_period.period_start < c.starts + interval '1 day'
                 or exists (
@@ -126,13 +175,25 @@ as $$
     );
 $$;
 
+-- The lots of a period that a plan's month is held against: what began before a change has no month after it, however
+-- long its period is, where the change is to this plan or the lot is of another.
+create or replace function lots_against(p_account bigint, p_subscription_id text, p_period period, p_plan text)
+returns setof lots
+language sql stable
+as $$
+    select l.*
+    from lots_of_period(p_account, p_subscription_id, p_period, p_plan) as l
+    left join change_at(p_account, p_subscription_id, p_period.starts) as c on true
+    where c.starts is null or l.period_start >= c.starts or (l.plan = p_plan and c.plan is distinct from p_plan);
+$$;
+
 -- How many of its plan's credits an allotment gives for a month: all where none has its lot, null where one has.
 --
 -- A lot of another plan that began after the change to this plan does not have the month: that change, or the lot, was
 -- read late. It counts for what it gave and was not withdrawn, so that nobody is paid by two plans, and nobody who paid
 -- for the new one gets nothing. What stays for the change's own month counts there, and for no later one.
 create or replace function credits_lacking(
-    p_account bigint, p_subscription_id text, p_plan text, p_credits integer, p_month period, p_as_of timestamptz
+    p_account bigint, p_subscription_id text, p_plan text, p_credits integer, p_month period
 )
 returns integer
 language sql stable
@@ -141,18 +202,34 @@ as $$
         when count(*) = 0 then p_credits
         when bool_and(
             c.plan = p_plan and l.plan <> p_plan and l.period_start > c.starts and gave.tops_up is not true
-            and not is_of_change(c.starts, p_month.starts, p_month.ends)
+            and not is_of_change(c.starts, c.ends, p_month.starts, p_month.ends)
         ) and p_credits > coalesce(sum(gave.credits), 0) then p_credits - coalesce(sum(gave.credits), 0)
     end::integer
-    from lots_of_period(p_account, p_subscription_id, p_month) as l
+    from lots_against(p_account, p_subscription_id, p_month, p_plan) as l
     left join change_at(p_account, p_subscription_id, p_month.starts) as c on true
+    cross join lateral is_of_change(c.starts, c.ends, l.period_start, end_of_period(l)) as stays (for_change)
     left join lateral (
         select
-            sum(x.granted) filter (where x.open or x.expires_at <= p_as_of) as credits,
-            bool_or(x.tops_up = l.lot and x.plan = p_plan) as tops_up -- is this month's own already
+            sum(x.granted) filter (where not stays.for_change and not is_withdrawn(x)) as credits,
+            bool_or(x.tops_up = l.lot and x.plan = p_plan) filter (
+                where not stays.for_change or l.period_start = p_month.starts
+            ) as tops_up -- is this month's own already
         from lots as x
-        where
-            x.account = p_account and (x.lot = l.lot or x.tops_up = l.lot)
-            and not is_of_change(c.starts, l.period_start, end_of_period(l))
+        where x.account = p_account and (x.lot = l.lot or x.tops_up = l.lot)
     ) as gave on true;
+$$;
+
+-- Whether a lot was closed before its time. Of one that a version before has closed the journal tells, but where it was
+-- empty when a plan change forfeited it: it gave what was spent of it.
+create or replace function is_withdrawn(p_lot lots)
+returns boolean
+language sql stable
+as $$
+    select coalesce(
+        p_lot.withdrawn,
+        not p_lot.open and exists (
+            select from journal as j
+            where j.account = p_lot.account and j.lot = p_lot.lot and j.code in ('voided', 'forfeited')
+        )
+    );
 $$;

@@ -1,4 +1,5 @@
--- Closes a lot before its time: books what it still held and lets nothing come back to it.
+-- Closes a lot before its time: books what it still held and lets nothing come back to it. It is withdrawn: where
+-- months are held against each other, it gave nothing (credits_lacking).
 --
 -- Returns the row; none for an empty lot, unless p_even_empty asks for one.
 create or replace function close_lot(
@@ -15,7 +16,7 @@ begin
     if held > 0 or p_even_empty then
         return next book(p_request, p_code, -held, p_lot, p_details, p_is_answer);
     end if;
-    update lots as l set open = false, cap_pending = false
+    update lots as l set open = false, cap_pending = false, withdrawn = true
     where l.account = p_request.account and l.lot = p_lot;
 end;
 $$;

@@ -24,9 +24,9 @@ declare
     p told_period;
     first told_period;  -- what is told, for its first month
     s subscriptions;
-    change timestamptz;  -- the plan change that is told with an earlier start
+    change timestamptz;  -- the plan change that is told once more, or with an earlier start
     told_by uuid;  -- which event granted for that
-    later timestamptz;  -- where the next plan change begins
+    later timestamptz;  -- where the next change to another plan begins
     outdated boolean;
     anchor smallint;
     periods period[];
@@ -42,18 +42,23 @@ begin
         select x.* into s from subscriptions as x
         where x.account = r.account and x.subscription_id = p.subscription_id;
         anchor := anchor_of(p.period_start, p.anchor_day, s.period_start, s.anchor_day);
-        later := next_change(r.account, p.subscription_id, p.period_start);
+        later := next_other_plan(r.account, p.subscription_id, p.period_start, p.plan);
         periods := periods_of(p, anchor, later);
         granted_by := null;
+        change := null;
         told_by := null;
         outdated := false;
-        if not p.is_change and s.changed_at is not null then
+        if s.changed_at is not null and (p.annual or not p.is_change) then
             first := p;
             first.period_end := periods[1].ends;
             select t.starts, t.granted_by into change, told_by from change_told(r.account, first) as t;
-            if told_by is not null then
+            if p.is_change and change is null then
+                select c.starts into change from change_at(r.account, p.subscription_id, p.period_start) as c
+                where c.starts = p.period_start and c.plan = p.plan;
+            end if;
+            if told_by is not null or p.is_change and change is not null then
                 -- The later months of such a term are the new plan's: they go on to the change after this one.
-                later := next_change(r.account, p.subscription_id, change);
+                later := next_other_plan(r.account, p.subscription_id, change, p.plan);
                 periods := periods_of(p, anchor, later);
             elsif is_outdated(r.account, p, periods[1]) then
                 outdated := true;
@@ -68,28 +73,28 @@ begin
         elsif p.is_change then
             select x.code, x.granted_by into code, granted_by
             from change_refused(r, p, periods[1]) as x;
+            if code = 'plan_unchanged' and change is not null and p.credits > 0 then
+                -- A change told once more, as an annual term: what it lacks is that term's later months.
+                to_open := openings_of(r.account, p, periods[2:]);
+                if to_open is not null then
+                    p.is_change := false;
+                    code := null;
+                    granted_by := null;
+                end if;
+            end if;
         else
-            select array_agg(
-                row(x.starts, coalesce(same.ends, x.ends), lacking.credits, same.lot)::opening order by x.starts
-            ) into to_open
-            from unnest(periods) as x
-            cross join lateral credits_lacking(r.account, p.subscription_id, p.plan, p.credits, x, r.as_of)
-                as lacking (credits)
-            left join lateral (
-                select l.lot, end_of_period(l) as ends
-                from lots_of_period(r.account, p.subscription_id, x) as l
-                where l.period_start = x.starts
-            ) as same on true
-            where lacking.credits is not null;
+            to_open := openings_of(r.account, p, periods);
             -- A renewal of the new plan that begins a moment before the change is the change, told by another system.
-            if told_by is not null and (to_open[1]).starts = p.period_start then
-                to_open := nullif(to_open[2:], '{}');
+            if told_by is not null then
+                if (to_open[1]).starts = p.period_start then
+                    to_open := nullif(to_open[2:], '{}');
+                end if;
                 granted_by := case when to_open is null then told_by end;
             end if;
             code := case when to_open is null then 'period_already_granted' end;
             if code is not null and granted_by is null then
                 select l.request_id into granted_by
-                from lots_of_period(r.account, p.subscription_id, periods[1]) as l
+                from lots_against(r.account, p.subscription_id, periods[1], p.plan) as l
                 order by l.plan <> p.plan, l.lot
                 limit 1;
             end if;
@@ -106,7 +111,9 @@ begin
             return query select * from close_old_lots(r, p, periods, later);
         end if;
         if not outdated then
-            perform note_period(r, p, anchor);
+            perform note_period(
+                r, p, anchor, periods[1].ends, case when p.credits > 0 then (to_open[1]).starts end
+            );
         end if;
         if p.is_change then
             return query select * from change_plan(r, p, periods, p_validity);
@@ -121,6 +128,30 @@ begin
 end;
 $$;
 
+-- What an allotment opens for months: all its plan's credits, or what they lack; null for nothing. Beside a lot of the
+-- same start it tops that up, and its period is that one's where that counts.
+create or replace function openings_of(p_account bigint, p_period told_period, p_months period[])
+returns opening[]
+language sql stable
+as $$
+    select array_agg(
+        row(
+            x.starts, coalesce(case when lacking.credits < p_period.credits then same.ends end, x.ends),
+            lacking.credits, same.lot
+        )::opening order by x.starts
+    )
+    from unnest(p_months) as x
+    cross join lateral credits_lacking(
+        p_account, p_period.subscription_id, p_period.plan, p_period.credits, x
+    ) as lacking (credits)
+    left join lateral (
+        select l.lot, end_of_period(l) as ends
+        from lots_of_period(p_account, p_period.subscription_id, x) as l
+        where l.period_start = x.starts
+    ) as same on true
+    where lacking.credits is not null;
+$$;
+
 -- What answers tell of an event's period.
 create or replace function told_of(p_period told_period)
 returns jsonb
@@ -129,57 +160,6 @@ as $$
     select jsonb_build_object(
         'subscription_id', p_period.subscription_id, 'plan', p_period.plan, 'period_start', p_period.period_start
     );
-$$;
-
--- Notes the latest period of a subscription, what it gives and on which day of the month, and where a change
--- begins and to which plan. What an early renewal told of is no period any more where a change that begins before it is
--- to another plan or has freed it. (The two arrays fill up with null where a version before noted no plan.)
-create or replace function note_period(p_request request, p_period told_period, p_anchor_day smallint)
-returns void
-language sql volatile
-as $$
-    insert into subscriptions as s (account, subscription_id, plan, credits, period_start, anchor_day)
-    values (
-        p_request.account, p_period.subscription_id, p_period.plan, p_period.credits, p_period.period_start,
-        p_anchor_day
-    )
-    on conflict (account, subscription_id) do update set
-        plan = excluded.plan,
-        credits = excluded.credits,
-        period_start = excluded.period_start,
-        anchor_day = excluded.anchor_day
-    where
-        s.period_start is null or s.period_start <= excluded.period_start
-        or p_period.is_change
-        and coalesce(
-            s.period_start < next_change(s.account, s.subscription_id, excluded.period_start), true
-        )
-        and (
-            s.plan <> excluded.plan
-            or (
-                select bool_and(l.freed) from lots as l
-                where
-                    l.account = s.account and l.subscription_id = s.subscription_id
-                    and l.period_start = s.period_start
-            )
-        );
-
-    update subscriptions as s set
-        changed_at = greatest(s.changed_at, p_period.period_start),
-        changes = others.changes || p_period.period_start,
-        change_plans = others.change_plans || p_period.plan
-    from (
-        select
-            coalesce(array_agg(c.starts order by c.n), '{}') as changes,
-            coalesce(array_agg(c.plan order by c.n), '{}') as change_plans
-        from subscriptions as x
-        cross join unnest(x.changes, x.change_plans) with ordinality as c (starts, plan, n)
-        where
-            x.account = p_request.account and x.subscription_id = p_period.subscription_id
-            and c.starts <> p_period.period_start
-    ) as others
-    where
-        p_period.is_change and s.account = p_request.account and s.subscription_id = p_period.subscription_id;
 $$;
 
 -- Opens lots in date order, the first as the answer where that is still to come.
@@ -201,7 +181,8 @@ end;
 $$;
 
 -- The terms of a lot for a period: it lives from the period's start, late or early event alike, and without rollover to
--- its end. One that tops up another begins and ends with that.
+-- its end. One that tops up another begins with that, and ends with it too where that counts: of a month that was
+-- withdrawn nothing does, and its end is none for what is given in its place.
 create or replace function terms_of(
     p_account bigint, p_period told_period, p_opening opening, p_validity interval
 )
@@ -214,7 +195,9 @@ as $$
         coalesce(
             (
                 select l.full_expires_at from lots as l
-                where l.account = p_account and l.lot = p_opening.tops_up
+                where
+                    l.account = p_account and l.lot = p_opening.tops_up
+                    and p_opening.credits < p_period.credits
             ),
             least(
                 p_opening.starts + p_validity,

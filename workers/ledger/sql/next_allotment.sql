@@ -54,7 +54,7 @@ begin
                 exit when due >= earliest or due >= s.ends_at;
                 if due > p_as_of
                     and credits_lacking(
-                        p_account, s.subscription_id, s.plan, s.credits, row(due, following, false)::period, p_as_of
+                        p_account, s.subscription_id, s.plan, s.credits, row(due, following, false)::period
                     ) > 0
                 then
                     earliest := due;

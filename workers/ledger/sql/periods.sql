@@ -60,9 +60,9 @@ as $$
     );
 $$;
 
--- The periods that an event tells of: one, or the up to twelve months of an annual term. What begins when the next plan
--- change has begun is that change's affair. A rest of less than a day is no month: a term that starts in summer time
--- and ends in winter time is an hour longer than its months in UTC.
+-- The periods that an event tells of: one, or the up to twelve months of an annual term. What begins when the next
+-- change to another plan has begun (p_next_change) is that change's affair. A rest of less than a day is no month: a
+-- term that starts in summer time and ends in winter time is an hour longer than its months in UTC.
 create or replace function periods_of(p_period told_period, p_anchor_day smallint, p_next_change timestamptz)
 returns period[]
 language sql immutable
@@ -92,8 +92,9 @@ $$;
 -- room of, nor what tops one of these up.
 --
 -- Two periods are one if they start together, or share more than half of the shorter. A plan change is no twin of what
--- began before it.
-create or replace function lots_of_period(p_account bigint, p_subscription_id text, p_period period)
+-- began before it, unless that is a period of the same plan (p_plan; null: of any), and no change to another one is
+-- between.
+create or replace function lots_of_period(p_account bigint, p_subscription_id text, p_period period, p_plan text)
 returns setof lots
 language sql stable
 as $$
@@ -108,13 +109,24 @@ as $$
             and not case
                 when l.period_start < p_period.starts then p_period.begins_change
                 else exists (
-                    select from subscriptions as s
+                    select from changes_of(p_account, p_subscription_id) as c
                     where
-                        s.account = p_account and s.subscription_id = p_subscription_id
-                        and (s.changed_at = l.period_start or l.period_start = any(s.changes))
+                        c.starts = l.period_start
+                        and (
+                            p_plan is null or c.plan is distinct from p_plan
+                            or next_other_plan(p_account, p_subscription_id, p_period.starts, p_plan) < c.starts
+                        )
                 )
             end
         );
+$$;
+
+-- The same whatever the plan of the period.
+create or replace function lots_of_period(p_account bigint, p_subscription_id text, p_period period)
+returns setof lots
+language sql stable
+as $$
+    select * from lots_of_period(p_account, p_subscription_id, p_period, null);
 $$;
 
 -- Whether two times overlap by more than half of the shorter.

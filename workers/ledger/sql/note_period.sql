@@ -1,0 +1,111 @@
+-- What is noted of a subscription's periods as they are decided: by it later events are decided, and the next allotment
+-- is named.
+
+-- Notes the latest period of a subscription, what it gives and on which day of the month; of a change where it begins,
+-- to which plan it is, and where its own period ends (p_ends). What an early renewal told of is no period any more
+-- where a change that begins before it is to another plan or has freed it. (Plans and ends are null where a version
+-- before noted none.)
+--
+-- Part of grant_period, before its lots open: p_opens is where the first of them begins.
+create or replace function note_period(
+    p_request request, p_period told_period, p_anchor_day smallint, p_ends timestamptz, p_opens timestamptz
+)
+returns void
+language sql volatile
+as $$
+    insert into subscriptions as s (account, subscription_id, plan, credits, period_start, anchor_day)
+    values (
+        p_request.account, p_period.subscription_id, p_period.plan, p_period.credits, p_period.period_start,
+        p_anchor_day
+    )
+    on conflict (account, subscription_id) do update set
+        plan = excluded.plan,
+        credits = excluded.credits,
+        period_start = excluded.period_start,
+        anchor_day = excluded.anchor_day
+    where
+        s.period_start is null or s.period_start <= excluded.period_start
+        or p_period.is_change
+        and case
+            when s.plan <> excluded.plan
+                then
+                    coalesce(
+                        s.period_start < next_change(s.account, s.subscription_id, excluded.period_start), true
+                    )
+            else
+                coalesce(
+                    s.period_start
+                    < next_other_plan(s.account, s.subscription_id, excluded.period_start, excluded.plan),
+                    true
+                )
+                and (
+                    select bool_and(l.freed) from lots as l
+                    where
+                        l.account = s.account and l.subscription_id = s.subscription_id
+                        and l.period_start = s.period_start
+                )
+        end;
+
+    update subscriptions as s set
+        changed_at = greatest(s.changed_at, p_period.period_start),
+        changes = others.changes || p_period.period_start,
+        change_plans = others.change_plans || p_period.plan,
+        change_ends = others.change_ends || p_ends
+    from (
+        select
+            coalesce(array_agg(c.starts order by c.n), '{}') as changes,
+            coalesce(array_agg(c.plan order by c.n), '{}') as change_plans,
+            coalesce(array_agg(c.ends order by c.n), '{}') as change_ends
+        from changes_of(p_request.account, p_period.subscription_id) as c
+        where c.starts <> p_period.period_start
+    ) as others
+    where
+        p_period.is_change and s.account = p_request.account and s.subscription_id = p_period.subscription_id;
+
+    select note_told(p_request.account, p_period, p_opens);
+$$;
+
+-- Notes a period of another plan than the one known that opens no lot which tells of it: its first lot begins at
+-- another time (p_opens), or none opens, or the latest change before it was to another plan. What was noted for the
+-- same start goes; a change removes what was noted of other plans from its own start up to the next change.
+create or replace function note_told(p_account bigint, p_period told_period, p_opens timestamptz)
+returns void
+language sql volatile
+as $$
+    with told as (
+        select u.starts, u.plan
+        from subscriptions as s
+        cross join unnest(s.told_starts, s.told_plans) as u (starts, plan)
+        where
+            s.account = p_account and s.subscription_id = p_period.subscription_id
+            and case
+                when p_period.is_change
+                    then
+                        u.starts < p_period.period_start or u.plan = p_period.plan
+                        or u.starts >= next_change(s.account, s.subscription_id, p_period.period_start)
+                else u.starts <> p_period.period_start
+            end
+        union all
+        select p_period.period_start, p_period.plan
+        where
+            not p_period.is_change
+            and (
+                p_opens is distinct from p_period.period_start
+                or exists (
+                    select from change_at(p_account, p_period.subscription_id, p_period.period_start) as c
+                    where c.plan is distinct from p_period.plan
+                )
+            )
+    )
+
+    update subscriptions as s set
+        told_starts = (select coalesce(array_agg(t.starts order by t.starts), '{}') from told as t),
+        told_plans = (select coalesce(array_agg(t.plan order by t.starts), '{}') from told as t)
+    where
+        s.account = p_account and s.subscription_id = p_period.subscription_id
+        and case
+            when p_period.is_change then s.told_starts <> '{}'
+            when p_opens = p_period.period_start and s.told_starts = '{}' and s.changed_at is null then false
+            else plan_begun(s.account, s.subscription_id, p_period.period_start) is distinct from p_period.plan
+        end;
+$$;
