@@ -48,13 +48,16 @@ At {partitions} partitions and {members} of each kind, by process:
 _NEEDS = """
 ## What a load needs (reasoned)
 
+**Where cores are a range, provision the upper figure**: no steady rate above {most:,} a second was measured, nor more
+than {busiest} of each kind.
+
 From the cell of {partitions} partitions and {members} of each kind. Up to the highest rate measured ({most:,} a
 second) the cost is that of the measured rate at or below the load; beyond it lies between the least (a backlog of
 sends) and that rate's, and so do the cores. Send workers: as many as keep each below {busy:.0%} of a core, at the
 higher of the two; a worker process uses one core. Partitions: the default of 12, or three for each send worker where
-that is more, so that the others share what a worker leaves; they can be raised, but not lowered, and raising moves
-accounts. Disk: what a send of a backlog added to the database and to its write-ahead log, which archiving keeps as
-long as you say.
+that is more, so that the others share what a worker leaves; they can be [raised, with a
+stop](operate.md#add-partitions), but not lowered. Disk: what a send of a backlog added to the database and to its
+write-ahead log, which archiving keeps as long as you say.
 
 | sends a second | cores: workers | Postgres | Kafka | send workers | partitions | database a day | log a day |
 |---|---|---|---|---|---|---|---|
@@ -62,7 +65,8 @@ long as you say.
 
 _BEYOND = """
 Memory (measured by the [soak](soak.md)): each process 52 to 80 MB; Postgres and Kafka as you give them. Connections to
-Postgres: at most `INMAIL_DATABASE_CONNECTIONS` (4) for each worker.
+Postgres ([by process](operate.md#size)): 12 send workers and two of billing and expiry each open 64 at most, with the
+read API, console and observers of the Kubernetes manifests 80. Postgres's default `max_connections` is 100.
 
 ## What breaks first beyond this (reasoned)
 
@@ -95,7 +99,8 @@ def render(cells: Sequence[Mapping[str, Any]], beside: str) -> str:
     usual = next((each for each in cells if each["partitions"] == _USUAL), cells[0])
     least = {name: _cost(usual["drain"]["cpu_us"], kinds) for name, kinds in _KINDS.items()}
     members = format_count(usual["workers"], "worker")
-    place = {"partitions": usual["partitions"], "members": members, "busy": _BUSY}
+    busiest = format_count(max(each["workers"] for each in cells), "worker")
+    place = {"partitions": usual["partitions"], "members": members, "busiest": busiest, "busy": _BUSY}
     when = sorted({each["at"][:10] for each in cells})
     lines = [_HEAD.format(when=f"on {' and '.join(when)}", beside=beside).rstrip("\n"), "", *_cells(cells)]
     lines += [_SHARES.format(**place).rstrip("\n"), "", *_by_process(usual)]

@@ -65,6 +65,13 @@ Calm is every word of the surface, and stays. A worker that was started takes it
 
 """
 
+_WORDS: Final = """
+## What each surface said, by state
+
+As it was said; *right* is what it has to say, *before* and *beside* what it also said, and when.
+
+"""
+
 
 def render(run: Mapping[str, Any]) -> str:
     """Return the page for a run."""
@@ -72,7 +79,7 @@ def render(run: Mapping[str, Any]) -> str:
     loads = [state["machine_load"] for state in states.values()]
     days = " and ".join(sorted({state["at"].partition("T")[0] for state in states.values()}))
     lines = [_HEAD.format(days=days, least=f"{min(loads):.0f}", most=f"{max(loads):.0f}")]
-    lines += [*_table(states, "told_seconds"), _PICTURE, _CALM, *_table(states, "calm_seconds"), ""]
+    lines += [*_table(states, "told_seconds"), _PICTURE, _CALM, *_table(states, "calm_seconds"), "", _WORDS]
     for name, state in states.items():
         lines += [*_section(name, state), ""]
     return "\n".join(lines).replace("\n\n\n", "\n\n").rstrip() + "\n"
@@ -97,9 +104,9 @@ def _cell(state: Mapping[str, Any], surface: str, figure: str) -> str:
 
 
 def _section(name: str, state: Mapping[str, Any]) -> Iterator[str]:
-    yield f"## {name[0].upper()}{name[1:]}\n"
     at = state["at"].replace("T", " ").removesuffix("+00:00")
     lasted = f"{state['lasted_seconds']:.0f} s"
+    yield f"<details><summary><b>{name[0].upper()}{name[1:]}</b></summary>\n"
     yield f"Cause, at {at} UTC: {state['how']}. End, after {lasted}: {state['until']}.\n"
     for surface, title in _COLUMNS.items():
         if surface in state["heard"]:
@@ -110,7 +117,9 @@ def _section(name: str, state: Mapping[str, Any]) -> Iterator[str]:
     for why, titles in quiet.items():
         yield f"- {', '.join(titles)}: {why}."
     false = [f"{surface}: {_listed(words)}" for surface, words in state["false"].items() if words]
-    yield f"- What these said meanwhile: {'; '.join(false)}." if false else ""
+    if false:
+        yield f"- What these said meanwhile: {'; '.join(false)}."
+    yield "\n</details>"
 
 
 def _item(title: str, surface: str, state: Mapping[str, Any]) -> Iterator[str]:

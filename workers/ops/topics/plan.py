@@ -79,8 +79,8 @@ async def plan_topics(settings: Settings) -> list[TopicChange]:
             if existing[topic] != settings.topic_partitions:
                 raise TopicsError(
                     f"{topic} has {existing[topic]} partitions, INMAIL_TOPIC_PARTITIONS is"
-                    f" {settings.topic_partitions}: all topics need the same number, and it cannot change while"
-                    " accounts are spread by it. Set INMAIL_TOPIC_PARTITIONS to what the topics have"
+                    f" {settings.topic_partitions}: set it to what the topics have, all of which need the same number."
+                    " docs/operate.md#add-partitions says how to add partitions"
                 )
             actual, own = await describe_topic(admin, topic)
             wrong = {name: value for name, value in config.items() if actual.get(name) != value}
