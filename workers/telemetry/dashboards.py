@@ -42,8 +42,8 @@ _OVERVIEW: Final = View(
     {
         "Health": (
             Panel(
-                "Workers not ready",
-                "Workers, and the ticker, that answer but are not ready: their /readyz says why.",
+                "Processes not ready",
+                "Workers, the ticker and the read API that answer but are not ready: their /readyz says why.",
                 "none",
                 {"not ready": "count(inmail_ready) - sum(inmail_ready)"},
                 number=True,

@@ -114,7 +114,7 @@ BUSY: Final = Metric(
 READY: Final = Metric(
     "inmail_ready",
     MetricKind.GAUGE,
-    "1 while the process gets on with its work, as /readyz says.",
+    "1 while the process gets on with its work, as /readyz says; `api` is the read API.",
     "0 or 1",
     ("worker",),
 )
