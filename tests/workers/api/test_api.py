@@ -28,6 +28,7 @@ from tests.conftest import FUNCTIONS, Connect
 from tests.ledger.book import DAY, Book
 from tests.workers.api.served import OLD_TOKEN, TOKEN, Client, Line, serving
 from tests.workers.processes import ask, free_port
+from tests.workers.scraping import scrape
 from tests.workers.wire import eventually
 from workers.api import lock_watch, reader, server_reads
 from workers.api import openapi as openapi_module
