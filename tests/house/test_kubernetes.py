@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import kubernetes_validate
@@ -115,6 +116,29 @@ def test_scaling_is_what_keda_takes() -> None:
         partitions = BY_KIND["ConfigMap"]["inmail-settings"]["data"]["INMAIL_TOPIC_PARTITIONS"]
         assert scaled["spec"]["maxReplicaCount"] == int(partitions)
         assert {"Value"} == {each["metricType"] for each in scaled["spec"]["triggers"]}  # seconds are not shared
+
+
+def _decides(deployment: dict[str, Any]) -> bool:
+    """Return whether a deployment is of a worker that decides; the ticker decides nothing."""
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    return container["args"][0] == "worker" and container["args"][1] != "ticker"
+
+
+def test_the_head_of_scaling_stops_all_workers_and_starts_them_again() -> None:
+    """KEDA never leaves fewer than its least number, unless it is told to pause: a restore would race with workers."""
+    head = (FOLDER / "scaling.yaml").read_text().partition("\napiVersion")[0]
+    commands = [shlex.split(line) for line in re.findall(r"^# +kubectl (.+)$", head, re.MULTILINE)]
+    workers = {name for name, each in BY_KIND["Deployment"].items() if _decides(each)}
+    scaled = [(each[4:-1], each[-1]) for each in commands if each[2] == "scale"]
+    paused = [(each[4], each[5]) for each in commands if each[2] == "annotate"]
+
+    assert {"inmail"} == {each[1] for each in commands if each[0] == "-n"}
+    assert [(sorted(workers), "--replicas=0"), (sorted(workers), "--replicas=2")] == [
+        (sorted(names), count) for names, count in scaled
+    ]
+    (name,) = BY_KIND["ScaledObject"]
+    annotation = "autoscaling.keda.sh/paused-replicas"
+    assert [(name, f"{annotation}=0"), (name, f"{annotation}-")] == paused
 
 
 _LAG = 'inmail_lag_seconds{{consumergroup="{}", topic="inmail.send-requests", partition="{}"}}'
