@@ -51,6 +51,16 @@ def test_prometheus_takes_its_configuration() -> None:
     _run(tool("promtool"), "check", "config", "prometheus.yml")
 
 
+def test_prometheus_takes_the_alertmanager_that_the_comment_shows(tmp_path: Path) -> None:
+    """Without the signs of a comment, the lines are those of the configuration."""
+    text = (PROMETHEUS / "prometheus.yml").read_text()
+    shown, count = re.subn(r"^# (alerting:)((?:\n# .+)+)", lambda m: m[1] + m[2].replace("\n# ", "\n"), text, flags=re.M)
+    (tmp_path / "prometheus.yml").write_text(shown)
+
+    assert (1, ["alertmanagers"]) == (count, list(yaml.safe_load(shown)["alerting"]))
+    _run(tool("promtool"), "check", "config", "--syntax-only", str(tmp_path / "prometheus.yml"))
+
+
 def test_in_a_cluster_prometheus_reads_the_same_rules_under_the_same_job_as_often() -> None:
     """Alerts and dashboards ask for the job by its name, and rest on the time between two scrapes."""
     compose, cluster = (

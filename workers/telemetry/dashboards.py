@@ -177,6 +177,20 @@ _WORKERS: Final = View(
                 {"{{topic}}": "max by (topic) (inmail_watermark_age_seconds)"},
             ),
         ),
+        "The read API": (
+            Panel(
+                "Requests by status",
+                "Of all processes. 5xx are its own errors: Postgres away or locked, or too many requests at once.",
+                "ops",
+                {"{{operation}} {{status}}": "sum by (operation, status) (rate(inmail_api_requests_total[1m]))"},
+            ),
+            Panel(
+                "99 of 100 by operation",
+                "Waiting for a sequence included.",
+                "s",
+                {"{{operation}}": "inmail:api_request_seconds:p99_5m"},
+            ),
+        ),
         "Resources": (
             Panel(
                 "Connections to Postgres",
