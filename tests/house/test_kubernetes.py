@@ -224,6 +224,22 @@ def test_settings_and_arguments_are_known() -> None:
         parse(["metrics", "--servee"])
 
 
+def test_settings_that_are_commented_out_are_known_and_name_files_that_the_head_makes() -> None:
+    """Where every container has them: a path that nobody mounts would end each pod at its start."""
+    shown = re.findall(r"^  # (INMAIL_\w+): (\S+)", (FOLDER / "settings.yaml").read_text(), re.MULTILINE)
+    head = (FOLDER / "kustomization.yaml").read_text().partition("\napiVersion")[0]
+    paths = [value for _, value in shown if value.startswith("/")]
+
+    names = {name for name, _ in shown}
+    assert {"INMAIL_KAFKA_SECURITY_PROTOCOL", "INMAIL_KAFKA_SSL_CA_FILE", "INMAIL_PLANS_FILE"} == names
+    assert names <= {f"INMAIL_{name.upper()}" for name in Settings.model_fields}
+    assert {path.rpartition("/")[2] for path in paths} <= set(re.findall(r"--from-file=(\S+)", head))
+    assert {"/etc/inmail"} == {path.rpartition("/")[0] for path in paths}
+    for secret in ("inmail-kafka", "inmail-files"):
+        assert f"create secret generic {secret} " in head
+    assert "create configmap inmail-plans " in head
+
+
 def test_commands_of_the_heads_run_in_the_image() -> None:
     """What a comment says to `exec` in a pod is the image's entry point, with arguments that it takes."""
     heads = "\n".join(path.read_text() for path in sorted(FOLDER.glob("*.yaml")))
@@ -264,7 +280,8 @@ def test_the_api_is_reached_inside_the_cluster_and_connects_as_a_reader() -> Non
     labels, container = deployed["template"]["metadata"]["labels"], deployed["template"]["spec"]["containers"][0]
     given = {each["name"]: each["value"] for each in container["env"]}
     ports = {each["name"]: each["containerPort"] for each in container["ports"]}
-    secrets = [each["secretRef"]["name"] for each in container["envFrom"] if "secretRef" in each]
+    given_secrets = [each["secretRef"] for each in container["envFrom"] if "secretRef" in each]
+    secrets = [each["name"] for each in given_secrets if not each.get("optional")]
     settings = BY_KIND["ConfigMap"]["inmail-settings"]["data"]
     assert ["inmail-database-reader", "inmail-api"] == secrets
     assert {"http": int(given["INMAIL_API_PORT"]), "health": int(settings["INMAIL_HEALTH_PORT"])} == ports

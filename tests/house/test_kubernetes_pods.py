@@ -142,7 +142,7 @@ def test_the_log_of_a_migration_that_failed_stays() -> None:
 def test_the_audits_of_the_docs_are_run(name: str, option: str, often: str, days: str) -> None:
     """As often as the page says, by whom may write the mark, one at a time; what one has found is not asked again.
 
-    One that met another is: by the code that it ends with. They are of different days, so that they meet nobody of ours.
+    One that met another is: by the code that it ends with. They are of different days, so that they never meet.
     """
     page = (FOLDER.parents[1] / "docs" / "operate.md").read_text()
     (line,) = [each for each in page.splitlines() if each.startswith(f"    inmail audit {option}")]
@@ -161,6 +161,23 @@ def test_the_audits_of_the_docs_are_run(name: str, option: str, often: str, days
     assert met.exit not in rule["onExitCodes"]["values"]
     assert job["backoffLimit"] >= 6  # a cluster's default: the waits before them add up to ten minutes
     assert "Never" == job["template"]["spec"]["restartPolicy"]
+
+
+@pytest.mark.parametrize("name", pods())
+def test_a_pod_has_a_login_of_kafka_files_of_tls_and_a_plan_catalogue_where_there_are_any(name: str) -> None:
+    """A role's secret counts over the login of all. Without them a pod starts as it always did."""
+    pod = pods()[name]["spec"]
+    (files,) = [volume["projected"] for volume in pod["volumes"] if volume["name"] == "files"]
+    assert [
+        {"secret": {"name": "inmail-files", "optional": True}},
+        {"configMap": {"name": "inmail-plans", "optional": True}},
+    ] == files["sources"]
+    for container in (*pod.get("initContainers", ()), *pod["containers"]):
+        assert {"name": "files", "mountPath": "/etc/inmail", "readOnly": True} in container["volumeMounts"]
+        settings, kafka, *secrets = container["envFrom"]
+        assert {"configMapRef": {"name": "inmail-settings"}} == settings
+        assert {"secretRef": {"name": "inmail-kafka", "optional": True}} == kafka
+        assert all(each["secretRef"]["name"] != "inmail-kafka" for each in secrets)
 
 
 def test_every_container_says_what_it_takes() -> None:

@@ -54,10 +54,11 @@ def test_prometheus_takes_its_configuration() -> None:
 def test_prometheus_takes_the_alertmanager_that_the_comment_shows(tmp_path: Path) -> None:
     """Without the signs of a comment, the lines are those of the configuration."""
     text = (PROMETHEUS / "prometheus.yml").read_text()
-    shown, count = re.subn(r"^# (alerting:)((?:\n# .+)+)", lambda m: m[1] + m[2].replace("\n# ", "\n"), text, flags=re.M)
+    (comment,) = re.findall(r"^# alerting:(?:\n# .+)+", text, re.MULTILINE)
+    shown = text.replace(comment, re.sub("^# ", "", comment, flags=re.MULTILINE))
     (tmp_path / "prometheus.yml").write_text(shown)
 
-    assert (1, ["alertmanagers"]) == (count, list(yaml.safe_load(shown)["alerting"]))
+    assert ["alertmanagers"] == list(yaml.safe_load(shown)["alerting"])
     _run(tool("promtool"), "check", "config", "--syntax-only", str(tmp_path / "prometheus.yml"))
 
 
