@@ -1,4 +1,4 @@
-"""The pods of the manifests: what they may, who reaches them, how they are probed, and the audits of each night."""
+"""The pods of the manifests: what they may, who reaches them, how they are probed, and what runs each night and month."""
 
 import json
 import re
@@ -161,6 +161,20 @@ def test_the_audits_of_the_docs_are_run(name: str, option: str, often: str, days
     assert met.exit not in rule["onExitCodes"]["values"]
     assert job["backoffLimit"] >= 6  # a cluster's default: the waits before them add up to ten minutes
     assert "Never" == job["template"]["spec"]["restartPolicy"]
+
+
+def test_what_ticks_leave_is_pruned_each_month_by_who_may_and_a_refusal_is_not_asked_again() -> None:
+    """As the page of retention says; one that was drained goes on. Not beside the audit of everything."""
+    spec = BY_KIND["CronJob"].get("inmail-prune", {}).get("spec", {})
+    assert "Forbid" == spec["concurrencyPolicy"]
+    assert re.fullmatch(r"\d+ \d+ (?!1 )\d+ \* \*", spec["schedule"])
+    (container,) = pods()["inmail-prune"]["spec"]["containers"]
+    assert ["prune", "--by", "cronjob", "--because", "monthly", "--yes"] == container["args"][:6]
+    assert {"secretRef": {"name": "inmail-database-operator"}} in container["envFrom"]
+    (rule,) = spec["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
+    assert ("FailJob", container["name"]) == (rule["action"], rule["onExitCodes"]["containerName"])
+    assert [Exit.NO, Exit.WRONG_USAGE] == rule["onExitCodes"]["values"]
+    assert "(../infra/kubernetes/prune.yaml)" in (FOLDER.parents[1] / "docs" / "retention.md").read_text()
 
 
 @pytest.mark.parametrize("name", pods())
