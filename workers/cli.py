@@ -40,6 +40,7 @@ unknown, an operation was refused, a line could not be published, the demo had a
 3 Kafka or Postgres is unreachable, refuses access or is not set up, or the local stack failed
 65 the circuit breaker ended the worker: too many of the last records cannot be decided
 70 a defect: an invariant is broken, or a worker made no progress or could not stop
+75 another audit that moves the mark, or a move of a partition number, is under way: try again later
 130 interrupted by Ctrl-C or stopped before the end
 """
 

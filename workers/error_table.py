@@ -45,6 +45,7 @@ class Exit(IntEnum):
     UNREACHABLE = 3
     UNDECIDABLE = 65  # sysexits' EX_DATAERR: a supervisor must not start the worker again by itself
     BROKEN = 70  # sysexits' EX_SOFTWARE, so that a process supervisor can distinguish a defect from a refusal
+    TRY_LATER = 75  # sysexits' EX_TEMPFAIL: a scheduler runs the same command again, as nothing is wrong
     INTERRUPTED = 130
 
 
@@ -180,7 +181,8 @@ ERROR_TABLE: Final[tuple[ErrorKind, ...]] = (
     ErrorKind((UnknownRequestError,), Exit.NO, 404, "unknown_request", hint=_FIND_REQUEST),
     ErrorKind((NoSuchDeadLetterError,), Exit.NO, 404, "no_such_letter", hint="inmail dead-letters list"),
     ErrorKind((NoSuchOperationError,), Exit.NO, 404, "no_such_operation", hint="inmail operations list"),
-    ErrorKind((RefusedError, AuditUnderWayError), Exit.NO, 409, "refused"),
+    ErrorKind((RefusedError,), Exit.NO, 409, "refused"),
+    ErrorKind((AuditUnderWayError,), Exit.TRY_LATER, 409, "under_way"),
     ErrorKind((NotHeldError,), Exit.UNREACHABLE, 503, "shards", hint="inmail shards list"),
     ErrorKind((UnreachableServerError,), Exit.UNREACHABLE, 503, "postgres", hint="inmail shards list"),
     ErrorKind((TopicsError,), Exit.WRONG_USAGE, 409, "topics_differ", hint="inmail topics plan"),

@@ -19,10 +19,13 @@ from infra.local.artifacts import read_lock
 from infra.local.bundled_binaries import postgres_install
 from infra.local.postgres_server import TUNING
 from infra.settings import Settings, load_settings
+from tests.house.command_line import parse
 from tests.house.image_check import excluded_folders
+from tests.house.manifests import BY_KIND
 from workers.api.tokens import api_tokens
 from workers.console.access import load_access
 from workers.console.health import probe_addresses
+from workers.ledger.plans import SHIPPED, load_catalogue
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = Path(__file__).with_name("compose-spec.schema.json")
@@ -135,6 +138,46 @@ def test_the_api_takes_the_token_that_the_head_of_the_file_makes(compose: dict[s
     assert "app" == api_tokens(load_settings(**read)).client_of(f"Bearer {made['API_TOKEN']}")
     assert api_tokens(load_settings(**read)).client_of(f"Bearer {made['CONSOLE_READER_TOKEN']}") is None
     assert compose["services"]["api"]["ports"][0].endswith(f":{Settings.model_fields['api_port'].default}")
+
+
+def test_commands_of_the_head_leave_alone_what_runs_and_those_of_a_crontab_need_no_folder(
+    compose: dict[str, Any],
+) -> None:
+    """With dependencies `run` starts what has ended: migrations, topics. What a crontab runs, the manifests run too."""
+    head = (ROOT / "docker-compose.yml").read_text().partition("\nname:")[0]
+    scheduled = {}
+    for before, options, rest in re.findall(r"^# +(.*?)docker compose (.*?)run (-.*)$", head, re.MULTILINE):
+        words = shlex.split(rest)
+        place = [word.startswith("-") for word in words].index(False)
+        flags, service, arguments = words[:place], words[place], words[place + 1 :]
+        parse(arguments)
+        assert {"--rm", "--no-deps"} <= set(flags)
+        assert service in compose["services"]
+        if schedule := re.fullmatch(r"((?:[\d*,-]+ ){5})", before):
+            assert re.fullmatch("-f /.+/docker-compose.yml ", options)
+            assert "-T" in flags
+            scheduled[schedule[1].strip()] = arguments
+
+    jobs = [job["spec"] for job in BY_KIND["CronJob"].values()]
+    containers = [job["jobTemplate"]["spec"]["template"]["spec"]["containers"][0] for job in jobs]
+    assert scheduled == {
+        job["schedule"]: [each for each in container["args"] if each != "--json"]
+        for job, container in zip(jobs, containers, strict=True)
+    }
+    assert "docker compose run --rm --no-deps send doctor" in head
+
+
+def test_plans_are_those_of_a_file_of_yours_or_the_shipped_ones(compose: dict[str, Any]) -> None:
+    """Every process of ours has both, the path in a container and the file there; an empty path is none."""
+    for service in compose["services"].values():
+        if not service["image"].startswith("inmail-ledger:"):
+            continue
+        (mount,) = [each for each in service["volumes"] if "PLANS_FILE" in each]
+        default, place = re.findall(r"^\$\{PLANS_FILE:-(\./\S+)\}:(\S+):ro$", mount)[0]
+        assert SHIPPED == ROOT / default
+        assert f"${{PLANS_FILE:+{place}}}" == service["environment"]["INMAIL_PLANS_FILE"]
+
+    assert load_catalogue() == load_catalogue(load_settings(plans_file="").plans_file)
 
 
 def test_kafka_is_the_one_of_the_local_stack(compose: dict[str, Any]) -> None:

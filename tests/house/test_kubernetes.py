@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import kubernetes_validate
@@ -117,6 +118,29 @@ def test_scaling_is_what_keda_takes() -> None:
         assert {"Value"} == {each["metricType"] for each in scaled["spec"]["triggers"]}  # seconds are not shared
 
 
+def _decides(deployment: dict[str, Any]) -> bool:
+    """Return whether a deployment is of a worker that decides; the ticker decides nothing."""
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    return container["args"][0] == "worker" and container["args"][1] != "ticker"
+
+
+def test_the_head_of_scaling_stops_all_workers_and_starts_them_again() -> None:
+    """KEDA never leaves fewer than its least number, unless it is told to pause: a restore would race with workers."""
+    head = (FOLDER / "scaling.yaml").read_text().partition("\napiVersion")[0]
+    commands = [shlex.split(line) for line in re.findall(r"^# +kubectl (.+)$", head, re.MULTILINE)]
+    workers = {name for name, each in BY_KIND["Deployment"].items() if _decides(each)}
+    scaled = [(each[4:-1], each[-1]) for each in commands if each[2] == "scale"]
+    paused = [(each[4], each[5]) for each in commands if each[2] == "annotate"]
+
+    assert {"inmail"} == {each[1] for each in commands if each[0] == "-n"}
+    assert [(sorted(workers), "--replicas=0"), (sorted(workers), "--replicas=2")] == [
+        (sorted(names), count) for names, count in scaled
+    ]
+    (name,) = BY_KIND["ScaledObject"]
+    annotation = "autoscaling.keda.sh/paused-replicas"
+    assert [(name, f"{annotation}=0"), (name, f"{annotation}-")] == paused
+
+
 _LAG = 'inmail_lag_seconds{{consumergroup="{}", topic="inmail.send-requests", partition="{}"}}'
 _STATUS = (
     'inmail_lag_status{{consumergroup="{}", topic="inmail.send-requests", partition="{}", inmail_lag_status="{}"}}'
@@ -200,6 +224,22 @@ def test_settings_and_arguments_are_known() -> None:
         parse(["metrics", "--servee"])
 
 
+def test_settings_that_are_commented_out_are_known_and_name_files_that_the_head_makes() -> None:
+    """Where every container has them: a path that nobody mounts would end each pod at its start."""
+    shown = re.findall(r"^  # (INMAIL_\w+): (\S+)", (FOLDER / "settings.yaml").read_text(), re.MULTILINE)
+    head = (FOLDER / "kustomization.yaml").read_text().partition("\napiVersion")[0]
+    paths = [value for _, value in shown if value.startswith("/")]
+
+    names = {name for name, _ in shown}
+    assert {"INMAIL_KAFKA_SECURITY_PROTOCOL", "INMAIL_KAFKA_SSL_CA_FILE", "INMAIL_PLANS_FILE"} == names
+    assert names <= {f"INMAIL_{name.upper()}" for name in Settings.model_fields}
+    assert {path.rpartition("/")[2] for path in paths} <= set(re.findall(r"--from-file=(\S+)", head))
+    assert {"/etc/inmail"} == {path.rpartition("/")[0] for path in paths}
+    for secret in ("inmail-kafka", "inmail-files"):
+        assert f"create secret generic {secret} " in head
+    assert "create configmap inmail-plans " in head
+
+
 def test_commands_of_the_heads_run_in_the_image() -> None:
     """What a comment says to `exec` in a pod is the image's entry point, with arguments that it takes."""
     heads = "\n".join(path.read_text() for path in sorted(FOLDER.glob("*.yaml")))
@@ -240,7 +280,8 @@ def test_the_api_is_reached_inside_the_cluster_and_connects_as_a_reader() -> Non
     labels, container = deployed["template"]["metadata"]["labels"], deployed["template"]["spec"]["containers"][0]
     given = {each["name"]: each["value"] for each in container["env"]}
     ports = {each["name"]: each["containerPort"] for each in container["ports"]}
-    secrets = [each["secretRef"]["name"] for each in container["envFrom"] if "secretRef" in each]
+    given_secrets = [each["secretRef"] for each in container["envFrom"] if "secretRef" in each]
+    secrets = [each["name"] for each in given_secrets if not each.get("optional")]
     settings = BY_KIND["ConfigMap"]["inmail-settings"]["data"]
     assert ["inmail-database-reader", "inmail-api"] == secrets
     assert {"http": int(given["INMAIL_API_PORT"]), "health": int(settings["INMAIL_HEALTH_PORT"])} == ports

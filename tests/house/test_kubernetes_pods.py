@@ -1,4 +1,4 @@
-"""The pods of the manifests: what they may, who reaches them, how they are probed, and the audits of each night."""
+"""The pods of the manifests: what they may, who reaches them, how they are probed, and what runs by the calendar."""
 
 import json
 import re
@@ -10,7 +10,8 @@ import yaml
 
 from tests.house.manifests import BY_KIND, FOLDER, containers, pods
 from workers.api.server import _SHUTDOWN_SECONDS
-from workers.error_table import Exit
+from workers.error_table import ERROR_TABLE, Exit
+from workers.ops.books.audit_mark import AuditUnderWayError
 
 _VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
 _GRACE_SECONDS = 30  # a cluster's default
@@ -136,10 +137,13 @@ def test_the_log_of_a_migration_that_failed_stays() -> None:
 
 @pytest.mark.parametrize(
     ("name", "option", "often", "days"),
-    [("inmail-audit", "--new", "every night", "* * *"), ("inmail-audit-whole", "--mark", "every month", "1 * *")],
+    [("inmail-audit", "--new", "every night", "2-31 * *"), ("inmail-audit-whole", "--mark", "every month", "1 * *")],
 )
 def test_the_audits_of_the_docs_are_run(name: str, option: str, often: str, days: str) -> None:
-    """As often as the page says, by whom may write the mark, one at a time; what one has found is not asked again."""
+    """As often as the page says, by whom may write the mark, one at a time; what one has found is not asked again.
+
+    One that met another is: by the code that it ends with. They are of different days, so that they never meet.
+    """
     page = (FOLDER.parents[1] / "docs" / "operate.md").read_text()
     (line,) = [each for each in page.splitlines() if each.startswith(f"    inmail audit {option}")]
     spec = BY_KIND["CronJob"].get(name, {}).get("spec", {})
@@ -153,7 +157,41 @@ def test_the_audits_of_the_docs_are_run(name: str, option: str, often: str, days
     (rule,) = job["podFailurePolicy"]["rules"]
     assert ("FailJob", container["name"]) == (rule["action"], rule["onExitCodes"]["containerName"])
     assert [Exit.NO, Exit.WRONG_USAGE] == rule["onExitCodes"]["values"]
+    met = next(kind for kind in ERROR_TABLE if AuditUnderWayError in kind.classes)
+    assert met.exit not in rule["onExitCodes"]["values"]
+    assert job["backoffLimit"] >= 6  # a cluster's default: the waits before them add up to ten minutes
     assert "Never" == job["template"]["spec"]["restartPolicy"]
+
+
+def test_what_ticks_leave_is_pruned_each_month_by_who_may_and_a_refusal_is_not_asked_again() -> None:
+    """As the page of retention says; one that was drained goes on. Not beside the audit of everything."""
+    spec = BY_KIND["CronJob"].get("inmail-prune", {}).get("spec", {})
+    assert "Forbid" == spec["concurrencyPolicy"]
+    assert re.fullmatch(r"\d+ \d+ (?!1 )\d+ \* \*", spec["schedule"])
+    (container,) = pods()["inmail-prune"]["spec"]["containers"]
+    assert ["prune", "--by", "cronjob", "--because", "monthly", "--yes"] == container["args"][:6]
+    assert {"secretRef": {"name": "inmail-database-operator"}} in container["envFrom"]
+    (rule,) = spec["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
+    assert ("FailJob", container["name"]) == (rule["action"], rule["onExitCodes"]["containerName"])
+    assert [Exit.NO, Exit.WRONG_USAGE] == rule["onExitCodes"]["values"]
+    assert "(../infra/kubernetes/prune.yaml)" in (FOLDER.parents[1] / "docs" / "retention.md").read_text()
+
+
+@pytest.mark.parametrize("name", pods())
+def test_a_pod_has_a_login_of_kafka_files_of_tls_and_a_plan_catalogue_where_there_are_any(name: str) -> None:
+    """A role's secret counts over the login of all. Without them a pod starts as it always did."""
+    pod = pods()[name]["spec"]
+    (files,) = [volume["projected"] for volume in pod["volumes"] if volume["name"] == "files"]
+    assert [
+        {"secret": {"name": "inmail-files", "optional": True}},
+        {"configMap": {"name": "inmail-plans", "optional": True}},
+    ] == files["sources"]
+    for container in (*pod.get("initContainers", ()), *pod["containers"]):
+        assert {"name": "files", "mountPath": "/etc/inmail", "readOnly": True} in container["volumeMounts"]
+        settings, kafka, *secrets = container["envFrom"]
+        assert {"configMapRef": {"name": "inmail-settings"}} == settings
+        assert {"secretRef": {"name": "inmail-kafka", "optional": True}} == kafka
+        assert all(each["secretRef"]["name"] != "inmail-kafka" for each in secrets)
 
 
 def test_every_container_says_what_it_takes() -> None:

@@ -11,15 +11,20 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.house.manifests import BY_KIND
 from tests.tools import tool
-from workers.telemetry.dashboards import DASHBOARDS, SOURCE
+from workers.telemetry.dashboards import DASHBOARDS
+from workers.telemetry.grafana import SOURCE
 from workers.telemetry.metric_table import TABLE
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "infra" / "prometheus"
 GRAFANA = ROOT / "infra" / "grafana"
-NOT_OURS = {"up", "inmail_lag_seconds", "inmail_lag_group_status"}  # Prometheus' own; the observer of lag's
-PROCESS = {"process_cpu_seconds_total", "process_resident_memory_bytes"}
+NOT_OURS = {"up", "process_cpu_seconds_total", "process_resident_memory_bytes"}  # Prometheus', and its client's
+# Labels that scrapes give a series, or that its kind has.
+SCRAPED = {"job", "instance", "le"}
+LABELS = {metric.name: set(metric.labels) for metric in TABLE} | {name: set[str]() for name in NOT_OURS}
+_OURS = r"\b(?:(?:inmail|process|kafka)_[a-z0-9_]*|inmail:[a-z0-9_:]*|up)\b"
 
 
 def _rules(file: str) -> list[dict[str, Any]]:
@@ -33,6 +38,7 @@ EXPRESSIONS = [
     *(rule["expr"] for rule in ALERTS.values()),
     *RECORDED.values(),
     *(query for view in DASHBOARDS for row in view.rows.values() for panel in row for query in panel.queries.values()),
+    *(each["metadata"]["query"] for scaled in BY_KIND["ScaledObject"].values() for each in scaled["spec"]["triggers"]),
 ]
 
 
@@ -44,6 +50,17 @@ def _run(*command: str) -> None:
 def test_prometheus_takes_its_configuration() -> None:
     """And every rule in it."""
     _run(tool("promtool"), "check", "config", "prometheus.yml")
+
+
+def test_prometheus_takes_the_alertmanager_that_the_comment_shows(tmp_path: Path) -> None:
+    """Without the signs of a comment, the lines are those of the configuration."""
+    text = (PROMETHEUS / "prometheus.yml").read_text()
+    (comment,) = re.findall(r"^# alerting:(?:\n# .+)+", text, re.MULTILINE)
+    shown = text.replace(comment, re.sub("^# ", "", comment, flags=re.MULTILINE))
+    (tmp_path / "prometheus.yml").write_text(shown)
+
+    assert ["alertmanagers"] == list(yaml.safe_load(shown)["alerting"])
+    _run(tool("promtool"), "check", "config", "--syntax-only", str(tmp_path / "prometheus.yml"))
 
 
 def test_in_a_cluster_prometheus_reads_the_same_rules_under_the_same_job_as_often() -> None:
@@ -130,6 +147,13 @@ def _write_tests(folder: Path, name: str, expression: str) -> Path:
     return file
 
 
+def test_an_alert_has_tests_both_ways() -> None:
+    """One without would not be missed by the checks before and after this one."""
+    assert {name: {f"{name} fires", f"{name} stays quiet"} for name in ALERTS} == {
+        name: {each["name"] for each in _alert_tests(name)["tests"]} for name in ALERTS
+    }
+
+
 @pytest.mark.whole
 def test_an_alert_that_never_or_always_fired_would_be_noticed(tmp_path: Path) -> None:
     """Each has a test that it fires and one that it stays quiet: without its condition one of them fails."""
@@ -149,9 +173,6 @@ def test_an_alert_that_never_or_always_fired_would_be_noticed(tmp_path: Path) ->
     said = dict(re.findall(r"Unit Testing: +(.+)\s+(SUCCESS|FAILED)", done.stdout))
 
     assert {file: "SUCCESS" if what == "as it is" else "FAILED" for file, (_, what) in files.items()} == said
-    assert {name: {f"{name} fires", f"{name} stays quiet"} for name in ALERTS} == {
-        name: {each["name"] for each in _alert_tests(name)["tests"]} for name in ALERTS
-    }
 
 
 @pytest.mark.parametrize("name", ALERTS)
@@ -169,19 +190,38 @@ def test_an_alert_says_what_is_wrong_and_leads_to_its_section_of_the_runbook(nam
     assert alert["annotations"]["summary"].endswith(".")
 
 
-def test_every_name_that_is_asked_for_is_in_the_table() -> None:
-    """A metric renamed would leave a rule that never fires."""
-    known = {metric.name for metric in TABLE} | set(RECORDED) | NOT_OURS | PROCESS
-    asked = {
-        re.sub("_(bucket|count|sum)$", "", name)
-        for expression in EXPRESSIONS
-        for name in re.findall(
-            r"\b(?:inmail|process)[a-z0-9_:]*(?=[\[{) ]|$)|\bup\b", re.sub('"[^"]*"', '""', expression)
-        )
-    }
+def _metric(name: str) -> str:
+    """Return the metric that a series is of."""
+    return re.sub("_(bucket|count|sum)$", "", name)
 
-    assert len(asked) > 20
-    assert set() == asked - known
+
+def _series(text: str) -> Iterator[tuple[str, set[str]]]:
+    """Yield the metric of each series, or selector of series, in an expression, with the labels in its braces."""
+    bare = re.sub('"[^"]*"', '""', text)
+    for name, labels in re.findall(rf"({_OURS})(?:{{([^}}]*)}})?", re.sub(r"\b(by|on|ignoring) *\([^)]*\)", "", bare)):
+        yield name if name in LABELS else _metric(name), set(re.findall(r"(\w+) *(?:=|!)", labels))
+
+
+def test_every_name_that_is_asked_for_is_in_the_table() -> None:
+    """A metric or a label renamed would leave a rule that never fires, or workers that are never scaled."""
+    known = LABELS | {name: {"worker", "stage", "operation", "code", "class", "reason"} for name in RECORDED}
+    asked = [each for expression in EXPRESSIONS for each in _series(expression)]
+
+    assert len({name for name, _ in asked}) > 30
+    assert [] == [each for each in asked if each[0] not in known]
+    assert [] == [(name, labels) for name, labels in asked if not labels <= known[name] | SCRAPED]
+
+
+def test_the_series_of_the_alerts_tests_are_ours() -> None:
+    """By name and with all labels: after a renaming an alert would stay quiet, and its test would not tell."""
+    files = [yaml.load(path.read_text(), yaml.CSafeLoader) for path in (PROMETHEUS / "tests").glob("*.yml")]
+    texts = {each["series"] for file in files for test in file["tests"] for each in test["input_series"]}
+    found = {text: each for text in texts for each in _series(text)}
+
+    assert texts == set(found)
+    assert {} == {
+        text: labels - SCRAPED for text, (name, labels) in found.items() if labels - SCRAPED != LABELS.get(name)
+    }
 
 
 def test_prometheus_scrapes_every_process_of_compose() -> None:

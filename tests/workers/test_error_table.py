@@ -27,6 +27,7 @@ from workers.console.query_limiter import QueryLimiter
 from workers.error_table import ERROR_TABLE, KNOWN_ERRORS, explain
 from workers.errors import BreakerError, ChildError, LaneError, StuckError
 from workers.ledger.plans import CatalogueError
+from workers.ops.books.audit_mark import AuditUnderWayError
 from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.shards import NotHeldError, ServerError
 from workers.ops.dead_letters.letters import NoSuchDeadLetterError
@@ -61,6 +62,7 @@ ANSWERS: list[tuple[Exception, int, int, str]] = [
         for row in ERROR_TABLE
         if issubclass(kind, row.classes)
     ],
+    (AuditUnderWayError("planted"), 75, 409, "planted"),  # not the 1 of what an audit finds: schedulers try it again
     (BreakerError("planted"), 65, 503, "planted"),  # not the 70 of its base class
     (KafkaConnectionError("planted"), 3, 503, "Kafka cannot be reached at localhost:9092"),
     (

@@ -1,13 +1,13 @@
-"""The read API's metrics: requests by operation, client and status, how long they take, and its connections."""
+"""The read API's metrics: requests by operation, client and status, how long they take, its connections, readiness."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Final, NamedTuple
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from workers.api.tokens import ANYBODY
 from workers.telemetry import metric_table
@@ -19,6 +19,7 @@ __all__ = ["CLIENT", "OTHER", "ApiMetrics"]
 CLIENT: Final = web.RequestKey("client", str)  # the name of the token, once it was checked
 OTHER: Final = "other"  # paths that are no operation
 
+_PROCESS: Final = "api"  # its name among the workers, in metrics that it has as they do
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
@@ -43,7 +44,15 @@ class _PoolSizes(NamedTuple):
 class ApiMetrics:
     """The metrics of one process, in a registry of its own."""
 
-    def __init__(self, pools: Sequence[Sized]) -> None:
+    def __init__(self, pools: Sequence[Sized], ready: Callable[[], bool]) -> None:
+        """Create the metrics of an API with these connection pools.
+
+        Args:
+            pools: of each server.
+            ready: tells whether the API is ready, as `/readyz` does. An API that no load balancer sends requests to
+                answers none with an error: without this, an alert would see an API that nobody asks.
+
+        """
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         requests, seconds = metric_table.API_REQUESTS, metric_table.API_SECONDS
@@ -52,7 +61,10 @@ class ApiMetrics:
             seconds.name, seconds.meaning, seconds.labels, buckets=_SECONDS, registry=self.registry
         )
         self._children: dict[tuple[str, str, int], tuple[Histogram, Counter]] = {}  # looking them up takes its time
-        register_pool_of(self.registry, "api", _PoolSizes(pools))
+        register_pool_of(self.registry, _PROCESS, _PoolSizes(pools))
+        is_ready = metric_table.READY
+        gauge = Gauge(is_ready.name, is_ready.meaning, is_ready.labels, registry=self.registry)
+        gauge.labels(_PROCESS).set_function(lambda: float(ready()))
 
     def page(self) -> tuple[bytes, str]:
         """Return the metrics in Prometheus' text format, and its content type."""

@@ -49,7 +49,8 @@ async def serve_api(settings: Settings, stop: asyncio.Event | None = None) -> As
     tokens = api_tokens(settings)
     servers = [ServerReads(each, await create_reader_pool(each).__aenter__()) for each in settings_of_shards(settings)]
     try:
-        reader, metrics = LedgerReader(settings, servers), ApiMetrics([each.pool for each in servers])
+        reader = LedgerReader(settings, servers)
+        metrics = ApiMetrics([each.pool for each in servers], lambda: reader.ready)
         watching = [asyncio.create_task(each) for each in (reader.watch(), *(each.locks.watch() for each in servers))]
         stopping = asyncio.create_task(_note_stop(reader, stop or asyncio.Event()))
         answers: dict[str, Answer] = {"/livez": _livez, "/readyz": partial(_readyz, reader)}

@@ -157,8 +157,11 @@ def fail(text: str, exit_: Exit, code: str = "refused", hint: str | None = None)
 
 
 def tell_silent_servers(errors: Iterable[Exception]) -> Exit:
-    """Print on standard error a line for each of several servers that was left out; return the exit code for it."""
-    return max(map(tell_error, errors), default=Exit.DONE)
+    """Print on standard error a line for each of several servers that was left out; return the worst exit code.
+
+    An audit that only met another one weighs least: a server that is away, or a defect, is more to know.
+    """
+    return max(map(tell_error, errors), key=lambda code: (code is not Exit.TRY_LATER, code), default=Exit.DONE)
 
 
 def tell_error(error: Exception) -> Exit:

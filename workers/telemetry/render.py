@@ -8,7 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from workers.telemetry.dashboards import DASHBOARDS, render_dashboard
+from workers.telemetry.dashboards import DASHBOARDS
+from workers.telemetry.grafana import render_dashboard
 from workers.telemetry.lag_metric_table import LAG_METRICS
 from workers.telemetry.metric import Metric
 from workers.telemetry.metric_table import API_METRICS, BOOKS_METRICS, TICKER_METRICS, WORKER_METRICS
@@ -27,9 +28,8 @@ batch; gauges are read at the scrape. One process, `inmail metrics --serve` (on 
 of the whole ledger from its database: the lanes every 10 s, the credits every 60 s. `inmail metrics` prints the same
 metrics once.
 [`inmail api`](api.md) also answers `GET /metrics` on that port, with its connections as those of the worker `api`.
-[`inmail lag --serve`](lag.md) serves the lag of any consumer group. Only workers and the ticker have `inmail_ready`: of
-the API and of `inmail metrics`, `/readyz` says whether they are ready; `inmail lag --serve` answers 503 while it is
-not.
+It has `inmail_ready` as workers and the ticker have it. [`inmail lag --serve`](lag.md) serves the lag of any consumer
+group, and answers 503 while it is not ready; whether `inmail metrics` is ready, its `/readyz` says.
 
 Each process also has `process_cpu_seconds_total`, `process_resident_memory_bytes` and similar metrics.
 """

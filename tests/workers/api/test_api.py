@@ -28,6 +28,7 @@ from tests.conftest import FUNCTIONS, Connect
 from tests.ledger.book import DAY, Book
 from tests.workers.api.served import OLD_TOKEN, TOKEN, Client, Line, serving
 from tests.workers.processes import ask, free_port
+from tests.workers.scraping import scrape
 from tests.workers.wire import eventually
 from workers.api import lock_watch, reader, server_reads
 from workers.api import openapi as openapi_module
@@ -704,9 +705,10 @@ async def test_only_what_keeps_every_read_makes_a_process_unready(
             await database.execute(f"lock table {table} in access exclusive mode")
             await eventually(lambda: is_met(ready=False), "the check that meets the lock")
             found, _ = await ask(port, "/readyz")
+            told = (await scrape(port)).value("inmail_ready", worker="api")
             health = await client.get("/v1/health")
 
-    assert (status, status) == (found, health.status)
+    assert (status, status, status == 200) == (found, health.status, told)
     if status == 503:
         assert "2" == health.headers["Retry-After"]
         assert "pid" not in health.body["detail"]

@@ -30,7 +30,7 @@ async def _ask(metrics: ApiMetrics, error: BaseException | None) -> int:
 )
 async def test_a_request_is_counted_whatever_came_of_it(error: Exception | None, status: int) -> None:
     """With the status that its client sees: an error that nobody foresaw is what an alert waits for."""
-    metrics = ApiMetrics([])
+    metrics = ApiMetrics([], lambda: True)
 
     answered = await _ask(metrics, error)
 
@@ -41,7 +41,7 @@ async def test_a_request_is_counted_whatever_came_of_it(error: Exception | None,
 
 async def test_a_client_that_left_got_no_answer() -> None:
     """Nothing is counted as an error of the API for that."""
-    metrics = ApiMetrics([])
+    metrics = ApiMetrics([], lambda: True)
     handler = metrics.middleware()
 
     async def leave(_: web.Request) -> web.StreamResponse:
@@ -51,6 +51,16 @@ async def test_a_client_that_left_got_no_answer() -> None:
         await handler(make_mocked_request("GET", "/balance"), leave)
 
     assert b"inmail_api_requests_total{" not in metrics.page()[0]
+
+
+def test_whether_the_api_is_ready_is_told_by_the_name_that_workers_tell_it_by() -> None:
+    """At each scrape anew: while it is not ready it gets no request, and an alert on errors sees none."""
+    said = [True, False, True]
+    metrics = ApiMetrics([], lambda: said.pop(0))
+
+    told = [metrics.registry.get_sample_value("inmail_ready", {"worker": "api"}) for _ in range(3)]
+
+    assert [1, 0, 1] == told
 
 
 def _value(metrics: ApiMetrics, name: str, **more: str) -> float | None:

@@ -17,6 +17,7 @@ import yaml
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
 from tests.tools import tool
+from tests.workers.api.served import serving
 from tests.workers.processes import free_port
 from tests.workers.scraping import everyone
 from tests.workers.wire import eventually, promotion, publish, send
@@ -31,8 +32,7 @@ def _configuration(ports: dict[str, int]) -> dict[str, Any]:
     found["global"] = {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"}
     found["rule_files"] = [str(PROMETHEUS / pattern) for pattern in found["rule_files"]]
     for static in found["scrape_configs"][0]["static_configs"]:
-        names = [target.split(":")[0] for target in static["targets"] if not target.startswith("api:")]
-        static["targets"] = [f"127.0.0.1:{ports[name]}" for name in names]  # the read API is no part of the run
+        static["targets"] = [f"127.0.0.1:{ports[target.split(':')[0]]}" for target in static["targets"]]
     return found
 
 
@@ -83,11 +83,12 @@ async def test_every_panel_shows_something_of_a_run(cluster: Settings, account: 
     """Credits given and spent, and one record that nobody can read: the only alert is of that one."""
     unanswered = _queries()
     assert len(unanswered) > 20
-    async with everyone(cluster) as ports:
-        with _prometheus(tmp_path, ports) as port:
+    api = free_port()
+    async with everyone(cluster) as ports, serving(cluster, health_port=api) as client:
+        with _prometheus(tmp_path, ports | {"api": api}) as port:
 
             async def all_are_scraped() -> bool:
-                return [6.0] == await _ask(port, 'sum(up{job="inmail"})') and [4.0] == await _ask(
+                return [7.0] == await _ask(port, 'sum(up{job="inmail"})') and [5.0] == await _ask(
                     port, "sum(inmail_ready)"
                 )
 
@@ -96,6 +97,7 @@ async def test_every_panel_shows_something_of_a_run(cluster: Settings, account: 
             await publish(cluster, SEND_REQUESTS, [*(send(account) for _ in range(3)), (account.encode(), b"{")])
 
             async def all_are_answered() -> bool:
+                await client.get(f"/v1/accounts/{account}/balance")
                 for name, expression in list(unanswered.items()):
                     if await _ask(port, expression):
                         del unanswered[name]

@@ -27,6 +27,7 @@ from tests.ledger.scenario_sql import SqlBooks
 from tests.workers.books_sound import all_is_read, write_story
 from tests.workers.ops.books.test_audit_finds import CORRUPTIONS, LIFT_EVERYTHING, Corruption, corrupt
 from workers.cli import app
+from workers.commands.running import Exit
 from workers.jobs.billing import BillingJob
 from workers.jobs.job import Batch
 from workers.ledger.model import Request
@@ -233,11 +234,15 @@ async def test_a_row_of_no_account_is_found_though_no_account_counts_it(
 
 
 async def test_only_one_audit_moves_the_mark_at_a_time(settings: Settings, database: Connection) -> None:
-    """The other is refused and says so."""
+    """The other is refused and says so, by an exit code that is not that of a finding: it is to be tried again."""
     await database.fetchval("select pg_advisory_lock($1, hashtext(current_schema()))", LOCK)
+    environment = {"INMAIL_DATABASE_URL": settings.database_url.get_secret_value()}
 
     with pytest.raises(AuditUnderWayError, match=r"another audit.* or an `inmail shards` command"):
         await audit_new(settings)
+    said = await asyncio.to_thread(CliRunner().invoke, app, ["audit", "--new", "--json"], env=environment)
+
+    assert (Exit.TRY_LATER, "under_way") == (said.exit_code, json.loads(said.stderr)["code"])
 
 
 async def test_the_command_says_what_it_read(settings: Settings, database: Connection) -> None:

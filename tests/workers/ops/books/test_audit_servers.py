@@ -13,7 +13,9 @@ from infra.settings import Settings
 from infra.shards import settings_of_shards
 from tests.workers.two_servers import PlacedBook, TwoServers, account_of, lanes_stand, set_state
 from workers.cli import app
+from workers.commands.running import Exit
 from workers.ops.books.audit import Audit, BookTotals, Report, audit
+from workers.ops.books.audit_mark import LOCK
 from workers.ops.books.audit_servers import audit_each_server
 from workers.ops.books.shards import server_name
 
@@ -123,6 +125,17 @@ async def test_a_server_that_is_away_is_named_and_the_others_are_audited(booked:
     assert "What was audited balances; 1 of 2 servers not audited." == lines[-1]
     assert {"1 account, 1 lot, 3 journal rows", "localhost:1/inmail: not audited"} <= set(lines)
     assert [each["passed"] for each in told["servers"]] == [True, None]
+
+
+async def test_a_server_that_another_audit_keeps_is_to_be_tried_again(booked: TwoServers) -> None:
+    """By the exit code, unless a server is away as well: that is more to know."""
+    await booked.first.fetchval("select pg_advisory_lock($1, hashtext(current_schema()))", LOCK)
+
+    kept = await inmail(booked.both, "audit", "--new")
+    away = await inmail(booked.without_second(), "audit", "--new")
+
+    assert [Exit.TRY_LATER, Exit.UNREACHABLE] == [kept.exit_code, away.exit_code]
+    assert "another audit that moves the mark is under way" in kept.stderr
 
 
 async def test_copies_of_a_number_that_another_server_holds_are_not_counted(booked: TwoServers) -> None:
