@@ -164,8 +164,8 @@ def note_change(case: Case) -> None:
         for told, plan in subscription.told.items()
         if told < start or plan == case.data("plan") or (later and told >= later)
     }
-    subscription.changes[case.data("period_start")] = case.data("plan")
-    subscription.change_ends[case.data("period_start")] = periods_of(case)[0].end
+    end = periods_of(case)[0].end  # by what was known before
+    subscription.changes[start], subscription.change_ends[start] = case.data("plan"), end
 
 
 RULES = {PLAN_CHANGED: change_plan}
