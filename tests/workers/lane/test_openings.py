@@ -25,20 +25,19 @@ from workers.telemetry.health import Health
 
 
 @pytest.fixture
-def lanes(settings: Settings) -> list[Lane]:
+def lanes(unasked: Settings) -> list[Lane]:
     """Two lanes, which nobody has opened."""
     health = Health(30)
     places = [TopicPartition(SEND_REQUESTS, number) for number in range(2)]
     return [
-        Lane(SendJob.group, place, AsyncMock(), settings, health.lane(place), CommittedOffsetCheck())
-        for place in places
+        Lane(SendJob.group, place, AsyncMock(), unasked, health.lane(place), CommittedOffsetCheck()) for place in places
     ]
 
 
 @pytest.fixture
-def owner(settings: Settings, lanes: list[Lane]) -> LaneOwner:
+def owner(unasked: Settings, lanes: list[Lane]) -> LaneOwner:
     """An owner of them that does not run, of which no client is real."""
-    owner = LaneOwner(Work(SendJob(load_catalogue()), settings, Mock(health=Health(30))), Mock())
+    owner = LaneOwner(Work(SendJob(load_catalogue()), unasked, Mock(health=Health(30))), Mock())
     owner._name = "inmail-send.test"
     owner.adopt(lanes)
     return owner
@@ -133,12 +132,12 @@ def _opening(settings: Settings, consumer: Mock) -> Opening:
 
 @pytest.fixture
 def open_lanes(
-    settings: Settings, lanes: list[Lane], monkeypatch: pytest.MonkeyPatch
+    unasked: Settings, lanes: list[Lane], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Mock], "asyncio.Future[list[Lane]]"]:
     """Open the lanes with a consumer; return those that are asked for."""
 
     async def run(consumer: Mock) -> list[Lane]:
-        opening = _opening(settings, consumer)
+        opening = _opening(unasked, consumer)
         asked: list[Lane] = []
 
         async def note(found: list[Lane]) -> dict[Lane, object]:
