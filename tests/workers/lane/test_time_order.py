@@ -38,7 +38,7 @@ from workers.lane.time_order import Order, Received
 from workers.ledger.plans import load_catalogue
 from workers.telemetry.health import Health
 
-RUNS = int(os.environ.get("ORDER_RUNS", "4"))
+RUNS = int(os.environ.get("ORDER_RUNS", "3"))
 TOPICS = (BILLING_EVENTS, SEND_REQUESTS, EXPIRY_TICKS)
 GROUPS = {row.topic: row.group or "" for row in CATALOGUE if row.group}
 PLACES = [TopicPartition(topic, 0) for topic in TOPICS]

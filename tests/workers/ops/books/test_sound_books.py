@@ -21,7 +21,7 @@ from tests.workers.books_sound import alarms_of, books_of_a_worker
 from workers.ops.books.balance import balance_of
 from workers.ops.books.balance_history import BalanceHistory, balance_history_of
 
-HISTORIES = int(os.environ.get("HISTORIES") or (60 if ALL else 30))  # of 45 records on average
+HISTORIES = int(os.environ.get("HISTORIES") or (60 if ALL else 20))  # of 45 records on average
 
 
 def _balance_at(history: BalanceHistory, instant: datetime) -> int:

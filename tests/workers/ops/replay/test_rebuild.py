@@ -50,7 +50,7 @@ from tests.workers.history_books import (
 from tests.workers.noted_operations import list_operations
 from tests.workers.ops.shards.servers import Servers, copy_database, move, open_servers, shards_of, with_shards
 from tests.workers.two_servers import SILENT
-from tests.workers.wire import eventually, working
+from tests.workers.wire import eventually, pass_over, working
 from workers import topology
 from workers.commands.running import Exit
 from workers.console.operation_runner import OperationRunner
@@ -999,6 +999,7 @@ async def test_a_wrong_catalogue_is_found_and_made_good_as_the_page_tells(live: 
         [encode_send(start + 1, str(uuid4()), name, "zoe", "open_profile", None) for name in ("bob",) * 2],
         [encode_send(start + 1, str(uuid4()), "carol", "zoe", "none", None)],
     ]
+    await pass_over(live)  # as workers leave the groups that have decided all there is
     async with _workers(live, load_catalogue(str(wrong))):
         for records in turns:
             await _read_by_all(live, await publish_records(live, records))
