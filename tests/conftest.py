@@ -24,7 +24,9 @@ from tests.whole import ALL
 FUNCTIONS = Path(__file__).parents[1] / "workers" / "ledger" / "sql"
 # Tests kill servers, not machines: what a server has written survives it without waiting for a disk. The copies of the
 # template would otherwise be most of what is written and, at the end, removed.
-HASTY = {"fsync": "off"}
+MORTAL = {"fsync": "off"}
+HASTY = MORTAL | {"full_page_writes": "off"}  # of a server that no test kills, which may be half-way through a page
+TEMPLATE = "template_inmail"  # a server's migrated and empty database, which others are copied from
 # Files are dealt to processes in turn, and a long one at the end would leave a core idle: the longest, and the folders
 # of short ones.
 LONG = {
@@ -33,9 +35,10 @@ LONG = {
     "ledger/test_histories.py",
     "system/test_local_stack.py",
     "workers/lane/test_lane_ends.py",
+    "workers/local/test_one_up.py",
     "workers/local/test_up.py",
     "workers/ops/books/test_audit_new.py",
-    "workers/ops/books/test_audit_sound.py",
+    "workers/ops/books/test_sound_books.py",
     "workers/ops/dead_letters/test_redrive.py",
     "workers/ops/replay/test_rebuild.py",
     "workers/ops/replay/test_rewind.py",
@@ -93,21 +96,21 @@ def stack() -> Iterator[LocalStack]:
 async def template(stack: LocalStack) -> str:
     """A migrated database that each test's own is copied from."""
     admin = await asyncpg.connect(stack.database_url)
-    await admin.execute("create database template_inmail")
+    await admin.execute(f"create database {TEMPLATE}")
     await admin.close()
-    settings = _settings(stack, "template_inmail")
+    settings = _settings(stack, TEMPLATE)
     connection = await connect_database(settings)
     try:
         await migrate(connection, [FUNCTIONS])
     finally:
         await connection.close()
-    return "template_inmail"
+    return TEMPLATE
 
 
 @pytest.fixture(scope="session")
 async def kept_readers(stack: LocalStack) -> AsyncIterator[None]:
     """Readers of the stack's topics that are opened once a run."""
-    async with keep_readers(_settings(stack, "template_inmail")):
+    async with keep_readers(_settings(stack, TEMPLATE)):
         yield
 
 

@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError
 from infra.kafka.clients import reader
 from infra.settings import Settings
 
-__all__ = ["ask_reader", "keep_readers"]
+__all__ = ["ask_reader", "is_kept", "keep_readers"]
 
 Answer = TypeVar("Answer")
 
@@ -63,6 +63,11 @@ async def keep_readers(settings: Settings) -> AsyncIterator[None]:
     finally:
         _kept.remove(readers)
         await readers.close_all()
+
+
+def is_kept(settings: Settings) -> bool:
+    """Tell whether a test with these settings has a cluster whose readers are kept: the run's, which outlives tests."""
+    return any(readers.serve(settings) for readers in _kept)
 
 
 async def ask_reader(

@@ -12,6 +12,7 @@ from tests.cluster.kills import run
 from tests.cluster.servers import Act, Disturbance, Event, ServersResult, random_events, run_servers
 from tests.cluster.servers_page import render_servers
 from tests.cluster.table import render
+from tests.conftest import MORTAL
 from tests.whole import ALL
 from workers.local.up import stack_settings
 
@@ -22,7 +23,9 @@ KILLED = (2, POSTGRES) if ALL else (2,)
 @pytest.mark.timeout(240)
 async def test_each_send_is_answered_once_while_a_broker_and_postgres_are_killed(tmp_path: Path) -> None:
     """A broker that leads several partitions by `kill -9`, and Postgres without a checkpoint, each started again."""
-    with LocalStack(brokers=3, postgres_settings={"fsync": "off"}) as stack:
+    # Half of what a cluster has by itself: how long sends pause is what `make cluster` measures.
+    hurried = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
+    with LocalStack(brokers=3, broker_settings=hurried, postgres_settings=MORTAL) as stack:
         settings = stack_settings(stack, topic_partitions=6, log_format="json")
         result = await run(stack, settings, tmp_path, KILLED.__getitem__, len(KILLED), rate=30.0, members=1)
 
@@ -64,7 +67,7 @@ async def test_each_send_is_answered_once_while_one_of_two_postgres_servers_is_k
 ) -> None:
     """The books of both servers are sound, and add up; the numbers of the server that stays do not wait."""
     events = [Event(Act.KILL_SERVER, server=2), Event(Act.MOVE, number=0, back=False)]
-    with LocalStack(databases=2, postgres_settings={"fsync": "off"}) as stack:
+    with LocalStack(databases=2, postgres_settings=MORTAL) as stack:
         settings = stack_settings(stack, topic_partitions=3, log_format="json")
         result = await run_servers(stack, settings, tmp_path, events, rate=30.0, down_seconds=1.0)
 

@@ -200,4 +200,6 @@ def test_the_newcomers_path_is_short() -> None:
         re.sub("<!-- events:begin -->.*<!-- events:end -->", "", (ROOT / name).read_text(), flags=re.DOTALL)
         for name in path
     ]
+    # The aim was 800. The turn has come to a module's 300 since: openings go on beside turns, and a lane that fails is
+    # set apart. And the loop that decides is read where it is: the send job had 35 lines, and left it to other modules.
     assert sum(len(text.splitlines()) for text in texts) < 950

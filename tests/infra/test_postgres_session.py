@@ -108,9 +108,10 @@ async def test_a_session_that_a_pooler_made_another_is_refused(
 
 async def test_a_server_that_may_lose_what_it_commits_is_warned_of(database: Connection) -> None:
     """Tests kill servers and no machines, so theirs is one."""
-    (weak,) = await find_weak_settings(database)
+    fsync, pages = await find_weak_settings(database)
 
-    assert weak.startswith("the database server runs with fsync = off: commits are lost when the machine stops")
+    assert fsync.startswith("the database server runs with fsync = off: commits are lost when the machine stops")
+    assert pages.startswith("the database server runs with full_page_writes = off: pages may be torn when the machine ")
 
 
 async def test_a_schema_of_the_search_path_that_does_not_exist_is_refused_by_name(settings: Settings) -> None:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from hashlib import sha256
 from pathlib import Path
 from threading import Event
@@ -22,7 +22,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from infra.local import artifacts, directories, kafka_server, postgres_server, server_process
+from infra.local import artifacts, directories, kafka_server, postgres_server, server_process, stack_setup
 from infra.local.artifacts import Jar, Lock, install_kafka, sha256_of
 from infra.local.errors import (
     ArtifactError,
@@ -37,6 +37,7 @@ from infra.local.errors import (
 from infra.local.server_process import describe_failure, wait_ready
 from infra.local.stack import LocalStack
 from infra.local.supervisor_client import Child, Program
+from tests.workers.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 BYTES = b"a jar"
@@ -283,12 +284,13 @@ def test_a_data_directory_keeps_the_ports_of_its_first_run(tmp_path: Path) -> No
     """What was told of them stays true, unless another process has one: then it is said, and it is tried again."""
     told: list[str] = []
 
-    def run() -> str:
-        with LocalStack(data_dir=tmp_path, kafka=False, report=told.append) as stack:
-            return stack.database_url
+    def run(asked: int | None = None) -> int:
+        options = LocalStack(data_dir=tmp_path, kafka=False, postgres_port=asked)._options
+        with ExitStack() as held:
+            reserved = stack_setup._reserve(options, tmp_path, told.append)
+            return {name: held.enter_context(each).getsockname()[1] for name, each in reserved.items()}["postgres"]
 
-    first = run()
-    port = int(first.rpartition(":")[2].partition("/")[0])
+    first = port = run()
     with socket.create_server(("127.0.0.1", port)):
         other = run()
     (tmp_path / directories.PORTS).write_text(json.dumps({"postgres": port, "kafka": "junk"}) + "}")
@@ -298,21 +300,19 @@ def test_a_data_directory_keeps_the_ports_of_its_first_run(tmp_path: Path) -> No
     assert first == run()
     assert first not in (other, damaged)
     taken = f"Port {port}, used by postgres before, is taken: using another port"
-    assert [taken] == [line for line in told if not line.startswith("Starting")]
+    assert [taken] == told
+    assert run(asked := free_port()) == run() == asked  # the last that somebody chose is the one to come back to
 
 
 def test_a_port_that_is_asked_for_is_kept_too(tmp_path: Path) -> None:
-    """The last that somebody chose is the one to come back to."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with LocalStack(data_dir=tmp_path, kafka=False):
-        pass
+    """With the data: addresses that were told stay true."""
+    port = free_port()
     with LocalStack(data_dir=tmp_path, kafka=False, postgres_port=port) as asked:
         chosen = asked.database_url
 
     with LocalStack(data_dir=tmp_path, kafka=False) as stack:
         assert chosen == stack.database_url
+    assert f":{port}/" in chosen
 
 
 @pytest.mark.parametrize("marker", ['{"layout": "1", "kafka": "1.0.0", "postgres": "9"}', "not json"])

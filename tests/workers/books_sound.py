@@ -2,13 +2,15 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from infra.postgres import WORKER_ROLE, Connection
 from tests.ledger.scenario import read_text
 from tests.ledger.scenario_run import run
 from tests.ledger.scenario_sql import SqlBooks
+from workers.ops.books.audit import audit_books
 
-__all__ = ["STORY", "all_is_read", "books_of_a_worker", "write_story"]
+__all__ = ["STORY", "alarms_of", "all_is_read", "books_of_a_worker", "write_story"]
 
 
 @asynccontextmanager
@@ -29,6 +31,14 @@ async def all_is_read(connection: Connection) -> None:
         "insert into lanes (consumer_group, topic, partition, epoch, next_offset)"
         " select 'inmail-' || worker, 'a topic', source_partition, 1, max(source_offset) + 1 from journal group by 1, 3"
     )
+
+
+async def alarms_of(connection: Connection) -> list[tuple[str, Any]]:
+    """Return what an audit finds wrong, with where. The totals have to be equal whatever it finds."""
+    await all_is_read(connection)
+    found = await audit_books(connection)
+    assert found.totals.balanced
+    return [(finding.name, finding.examples) for finding in found.failures()]
 
 
 # A little of everything. Numbers of lines and lots in tests are this story's.

@@ -9,7 +9,7 @@ from aiokafka.admin import RecordsToDelete
 
 from infra.kafka.clients import admin_client
 from infra.postgres import Connection
-from infra.settings import Settings
+from infra.settings import Settings, load_settings
 from schemas.catalogue import SEND_REQUESTS
 from tests.conftest import Connect
 from tests.workers.two_servers import TwoServers, prepare_servers
@@ -22,6 +22,12 @@ async def cluster(settings: Settings) -> Settings:
     """The running stack with its groups at the ends of their topics, whatever other tests left."""
     await prepare(settings)
     return settings
+
+
+@pytest.fixture(scope="session")
+def unasked() -> Settings:
+    """Settings of servers that are not asked for anything."""
+    return load_settings()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from infra.postgres import Connection, connect_database
 from infra.settings import RecordTime, Settings
 from schemas.billing import PromotionGranted
 from schemas.catalogue import BILLING_EVENTS, CATALOGUE, EXPIRY_TICKS, SEND_REQUESTS
-from tests.conftest import FUNCTIONS
+from tests.conftest import FUNCTIONS, TEMPLATE
 from workers.jobs.billing import BillingJob
 from workers.jobs.decoding import decode_records
 from workers.jobs.expiry import ExpiryJob
@@ -121,23 +121,28 @@ async def decide_one_by_one(settings: Settings, placed: Sequence[Placed]) -> Non
     await connection.close()
 
 
-async def new_database(settings: Settings) -> str:
-    """Return the address of an empty database of the same server."""
+async def new_database(settings: Settings, options: str = "", name: str = "") -> str:
+    """Return the address of a new database of the same server, an empty one unless the options name a template."""
     address = settings.database_url.get_secret_value()
-    name = f"other_{uuid4().hex[:8]}"
+    name = name or f"other_{uuid4().hex[:8]}"
     admin = await asyncpg.connect(address)
-    await admin.execute(f"create database {name}")
+    await admin.execute(f"create database {name} {options}")
     await admin.close()
     return f"{address.rpartition('/')[0]}/{name}"
 
 
 async def migrated(settings: Settings) -> Settings:
-    """Return settings for an empty database that is migrated."""
-    other = settings.model_copy(update={"database_url": SecretStr(await new_database(settings))})
-    connection = await connect_database(other)
-    await migrate(connection, [FUNCTIONS])
-    await connection.close()
-    return other
+    """Return settings for an empty database that is migrated: a copy of one, which is made once a server."""
+    admin = await connect_database(settings)
+    is_made = await admin.fetchval("select exists (select from pg_database where datname = $1)", TEMPLATE)
+    await admin.close()
+    if not is_made:
+        template = SecretStr(await new_database(settings, name=TEMPLATE))
+        connection = await connect_database(settings.model_copy(update={"database_url": template}))
+        await migrate(connection, [FUNCTIONS])
+        await connection.close()
+    address = await new_database(settings, f"template {TEMPLATE} strategy file_copy")
+    return settings.model_copy(update={"database_url": SecretStr(address)})
 
 
 async def written(connection: Connection) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -9,8 +10,9 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import cycle
 from time import monotonic
 from typing import Any
 
@@ -20,12 +22,19 @@ from infra.settings import Settings
 from tests.workers.wire import eventually
 from workers.local.processes import environment
 
+# Below those that the kernel gives to connections, and to whoever asks for any: a server that starts a second later
+# still finds its port free. Each process of a test run has a thousand of its own.
+_first = 20_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw9").removeprefix("gw"))
+_ports = cycle(range(_first, _first + 1_000))
+
 
 def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """Return a port that is free, and that nobody is given by chance."""
+    for port in _ports:
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("a cycle has no end")
 
 
 async def ask(port: int, path: str) -> tuple[int, dict[str, Any]]:

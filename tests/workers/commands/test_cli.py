@@ -89,39 +89,6 @@ def test_the_version_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert CliRunner().invoke(app, ["--version"]).output == f"inmail {project['version']}\n"
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        *VERBS,
-        "topics plan",
-        "topics apply",
-        "replay rewind",
-        "replay reemit",
-        "replay balances",
-        "replay rebuild",
-        "replay shadow",
-        "dead-letters list",
-        "dead-letters show",
-        "dead-letters redrive",
-        "operations list",
-        "operations show",
-        "clock show",
-        "clock accept",
-        "clock set-aside",
-        "clock set-back",
-        "shards list",
-        "shards add",
-        "shards move",
-    ],
-)
-def test_every_command_explains_itself(command: str) -> None:
-    """No command needs a manual to be tried."""
-    done = CliRunner().invoke(app, [*command.split(), "--help"])
-
-    assert done.exit_code == Exit.DONE
-    assert "Usage:" in done.output
-
-
 def test_a_help_text_has_the_width_of_the_terminal() -> None:
     """The lines of the source, which are longer than most terminals, do not break the text."""
     done = CliRunner().invoke(app, ["lag", "--help"], env={"COLUMNS": "80"})

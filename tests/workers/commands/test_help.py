@@ -10,20 +10,24 @@ from typer.testing import CliRunner
 from tests.house.command_line import parse
 from workers.cli import VERBS, app, load_verb
 from workers.commands.examples import EXAMPLES
+from workers.commands.running import Exit
 
 COMMANDS = [*VERBS, *(f"{verb} {name}" for verb in VERBS for name in getattr(load_verb(verb), "commands", {}))]
 
 
 @cache
 def _help(command: str) -> str:
-    return CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80"}).output
+    done = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80"})
+    assert done.exit_code == Exit.DONE
+    return done.output
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_help_has_no_code_in_it(command: str) -> None:
+def test_every_command_explains_itself_without_code(command: str) -> None:
     """Neither marks of a markup language nor types of a programming language: `<list[str]>`, `x>=1`, backticks."""
     text = _help(command)
 
+    assert "Usage:" in text
     assert [] == re.findall(r"`|<[a-z][^>]*>|\bx ?[<>]=|FileBinary|\{[a-z_]+\}", text)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import cache
 
 import pytest
 import typer
@@ -60,12 +61,15 @@ def _instants() -> list[tuple[str, str]]:
     ]
 
 
+@cache
+def _wide_help(command: str) -> str:
+    return CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"}).output
+
+
 @pytest.mark.parametrize(("command", "option"), _instants())
 def test_every_option_that_takes_a_time_takes_one_from_now(command: str, option: str) -> None:
     """Its help says so, and -2h is no option of its own."""
-    text = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"}).output
-
-    assert re.search(rf"{option} .*-2h", text)
+    assert re.search(rf"{option} .*-2h", _wide_help(command))
     parse([*command.split(), *(["send"] if command in ("replay rewind", "clock accept") else []), option, "-2h"])
 
 

@@ -46,7 +46,8 @@ async def test_each_record_gets_one_answer_in_order_and_no_lag_is_left(cluster: 
     await publish(cluster, SEND_REQUESTS, requests)
 
     async with working(cluster, SendJob(load_catalogue())):
-        answers = await read(cluster, start, len(requests))
+        await read(cluster, start, len(requests))
+    answers = await read_to_end(cluster, start)
 
     assert Counter(str(request.id) for request in requests) == Counter(a["request_id"] for a in answers)
     for each in accounts:
@@ -128,7 +129,8 @@ async def test_what_was_stored_and_not_published_goes_out_first_and_is_no_repeat
 
     monkeypatch.setattr(TransactionPair, "publish", fails_twice)
     async with working(cluster, SendJob(load_catalogue())):
-        answers = await read(cluster, start, 3)
+        await read(cluster, start, 3)
+    answers = await read_to_end(cluster, start)
 
     assert 2 == len(failed)
     assert [(2, False), (3, False), (4, False)] == [(a["sequence"], a["repeat"]) for a in answers]
@@ -157,7 +159,8 @@ async def test_stored_answers_are_published_from_the_books_when_retention_took_t
     await _delete_input(cluster)
 
     async with working(cluster, SendJob(load_catalogue())):
-        answers = await read(cluster, start, 3)
+        await read(cluster, start, 3)
+    answers = await read_to_end(cluster, start)
 
     assert [("charged", 2), ("charged", 3), ("charged", 4)] == [(a["code"], a["sequence"]) for a in answers]
     assert 4 == await database.fetchval("select count(*) from journal where is_answer")
@@ -183,7 +186,8 @@ async def test_an_older_owner_cannot_store_what_it_decides(
             "update lanes set epoch = epoch + 10, owner_epoch = owner_epoch + 10 where topic = $1", SEND_REQUESTS
         )
         await publish(cluster, SEND_REQUESTS, [send(account)])
-        answers = await read(cluster, start, 2)
+        await read(cluster, start, 2)
+    answers = await read_to_end(cluster, start)
 
     after = await database.fetchval("select max(epoch) from lanes where topic = $1", SEND_REQUESTS)
     assert [2, 3] == [answer["sequence"] for answer in answers]
@@ -224,7 +228,8 @@ async def test_two_workers_share_the_partitions_and_answer_each_record_once(
             answered = len(await read_to_end(cluster, start))
             after = await _epochs(cluster, database, workers=1)
             await _all_move(database)
-        answers = await read(cluster, start, len(sent))
+        await read(cluster, start, len(sent))
+    answers = await read_to_end(cluster, start)
 
     assert before < shared < after
     assert 0 < answered < len(sent)

@@ -142,8 +142,9 @@ async def test_a_worker_whose_broker_does_not_answer_ends_in_time(
         if moment == "joining":
             os.kill(frozen.kafka_pid, signal.SIGSTOP)
         task = asyncio.create_task(worker.run(stop))
-        await asyncio.wait([task], timeout=0.5)  # by then it waits for an answer
-        if moment == "working":
+        if moment == "joining":
+            await asyncio.wait([task], timeout=0.5)  # by then it waits for an answer
+        else:
             await eventually(lambda: _has_lanes(worker), "an assignment")
             os.kill(frozen.kafka_pid, signal.SIGSTOP)
         seconds = await _seconds_to_end(task, stop)

@@ -164,10 +164,10 @@ async def test_an_owner_that_was_frozen_as_it_opened_a_lane_does_not_take_it_fro
 
             monkeypatch.setattr(turn, "fence_producers", freezes)
 
-            async def has_asked() -> bool:
-                return is_member.await_count > 1 or not (newer.epoch == 0 or await rows.are_owned([newer]))
+            async def has_asked() -> bool:  # once before it was frozen, and twice since, so it has obeyed an answer
+                return is_member.await_count > 2 or not (newer.epoch == 0 or await rows.are_owned([newer]))
 
-            await eventually(has_asked, "it asks, or takes the lane")
+            await eventually(has_asked, "it asks again, or takes the lane")
             is_owned = await rows.are_owned([newer])
 
     assert is_owned
@@ -186,10 +186,10 @@ async def test_an_owner_that_was_frozen_before_it_read_a_lane_does_not_take_it_f
             is_member = owner._opening._consumer.is_member
             is_member.return_value = False
 
-            async def has_asked() -> bool:
+            async def has_asked() -> bool:  # twice, so it has obeyed an answer
                 return is_member.await_count > 1 or not await rows.are_owned([newer])
 
-            await eventually(has_asked, "it asks, or takes the lane")
+            await eventually(has_asked, "it asks again, or takes the lane")
             is_owned = await rows.are_owned([newer])
 
     assert is_owned
@@ -209,10 +209,10 @@ async def test_an_owner_of_before_asks_its_group_before_it_acquires_a_lane_again
         lane.fail(LaneError("planted"))
         owner._changed.set()
 
-        async def has_asked() -> bool:
-            return bool(is_member.await_count > asked) or lane.is_open
+        async def has_asked() -> bool:  # twice, so it has obeyed an answer
+            return bool(is_member.await_count > asked + 1) or lane.is_open
 
-        await eventually(has_asked, "it asks, or opens the lane")
+        await eventually(has_asked, "it asks again, or opens the lane")
         is_open = lane.is_open
 
     assert not is_open

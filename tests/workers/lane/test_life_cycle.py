@@ -22,8 +22,7 @@ from tests.workers.processes import Process, ask, processes
 from tests.workers.wire import ends, eventually, publish, records_to_end, send
 from workers.jobs.send import SendJob
 
-BACKLOG = int(os.environ.get("BACKLOG", "0"))
-long = pytest.mark.skipif(not BACKLOG, reason="takes long: make life")
+BACKLOG = int(os.environ.get("BACKLOG", "100000"))  # which would be more than the limit, were it held
 MEGABYTE = 1024 * 1024
 
 Offsets = dict[TopicPartition, int]
@@ -139,7 +138,7 @@ async def _drains(worker: Process) -> bool:
     return "draining" in body.get("reasons", ())
 
 
-@long
+@pytest.mark.whole
 async def test_a_frozen_worker_loses_its_partitions_and_wakes_up_to_no_harm(cluster: Settings) -> None:
     """It held lanes and a batch; the other one has taken over: what it still wanted to say is fenced."""
     own = cluster.model_copy(update={"session_seconds": 6.0, "transaction_seconds": 4.0})
@@ -177,7 +176,7 @@ async def _at_least(sent: list[str], number: int) -> bool:
     return len(sent) >= number
 
 
-@long
+@pytest.mark.whole
 @pytest.mark.timeout(1200)
 async def test_memory_is_bounded_however_long_the_backlog_is(cluster: Settings) -> None:
     """What a worker holds does not depend on what waits for it: a backlog adds less than 64 MB to it."""

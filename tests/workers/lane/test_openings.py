@@ -28,20 +28,19 @@ from workers.telemetry.health import Health
 
 
 @pytest.fixture
-def lanes(settings: Settings) -> list[Lane]:
+def lanes(unasked: Settings) -> list[Lane]:
     """Two lanes, which nobody has opened."""
     health = Health(30)
     places = [TopicPartition(SEND_REQUESTS, number) for number in range(2)]
     return [
-        Lane(SendJob.group, place, AsyncMock(), settings, health.lane(place), CommittedOffsetCheck())
-        for place in places
+        Lane(SendJob.group, place, AsyncMock(), unasked, health.lane(place), CommittedOffsetCheck()) for place in places
     ]
 
 
 @pytest.fixture
-def owner(settings: Settings, lanes: list[Lane]) -> LaneOwner:
+def owner(unasked: Settings, lanes: list[Lane]) -> LaneOwner:
     """An owner of them that does not run, of which no client is real."""
-    owner = LaneOwner(Work(SendJob(load_catalogue()), settings, Mock(health=Health(30))), Mock())
+    owner = LaneOwner(Work(SendJob(load_catalogue()), unasked, Mock(health=Health(30))), Mock())
     owner._name = "inmail-send.test"
     owner.adopt(lanes)
     return owner
@@ -136,12 +135,12 @@ def _opening(settings: Settings, consumer: Mock) -> Opening:
 
 @pytest.fixture
 def open_lanes(
-    settings: Settings, lanes: list[Lane], monkeypatch: pytest.MonkeyPatch
+    unasked: Settings, lanes: list[Lane], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Mock], "asyncio.Future[list[Lane]]"]:
     """Open the lanes with a consumer; return those that are asked for."""
 
     async def run(consumer: Mock) -> list[Lane]:
-        opening_ = _opening(settings, consumer)
+        opening_ = _opening(unasked, consumer)
         asked: list[Lane] = []
 
         async def note(found: list[Lane]) -> dict[Lane, object]:
@@ -179,11 +178,11 @@ async def test_a_topic_that_a_broker_does_not_know_for_a_moment_halts_no_lane(
 
 
 async def test_lanes_without_a_doubt_do_not_wait_for_what_is_read_for_others(
-    settings: Settings, lanes: list[Lane], monkeypatch: pytest.MonkeyPatch
+    unasked: Settings, lanes: list[Lane], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a kill whole topics may have to be read for those, for minutes."""
     scanned = asyncio.Event()
-    opening_ = _opening(settings, Mock(has_leader=lambda _: True, partitions_for_topic=lambda _: {0, 1}))
+    opening_ = _opening(unasked, Mock(has_leader=lambda _: True, partitions_for_topic=lambda _: {0, 1}))
 
     async def scan(_: Settings, doubts: dict[TopicPartition, Doubt], __: object) -> dict[TopicPartition, object]:
         await scanned.wait()
@@ -240,12 +239,12 @@ async def test_a_lane_that_was_opened_and_fails_is_opened_again_while_its_openin
     assert {lanes[1]} == opening_
 
 
-def test_lanes_are_opened_in_parts_by_who_has_to_be_fenced(settings: Settings) -> None:
+def test_lanes_are_opened_in_parts_by_who_has_to_be_fenced(unasked: Settings) -> None:
     """Of a worker of 0.1.0 each lane had producers of its own name: they are no part each."""
     old = [f"{SendJob.group}.{SEND_REQUESTS}.{number}" for number in range(7)]
     last = [None, "inmail-send.a", "inmail-send.me", "inmail-send.b", "inmail-send.a", *old[5:]]
     lanes = [
-        Lane(SendJob.group, place, AsyncMock(), settings, Health(30).lane(place), CommittedOffsetCheck())
+        Lane(SendJob.group, place, AsyncMock(), unasked, Health(30).lane(place), CommittedOffsetCheck())
         for place in (TopicPartition(SEND_REQUESTS, number) for number in range(7))
     ]
     for lane, name in zip(lanes, last, strict=True):

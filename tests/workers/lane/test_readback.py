@@ -34,7 +34,7 @@ from schemas.catalogue import (
 from schemas.envelope import Event
 from tests.workers.life import at_the_end, in_partition
 from tests.workers.replaying import ME
-from tests.workers.wire import Raw, ends, prepare, publish, read, send, set_offset, settled, working
+from tests.workers.wire import Raw, ends, prepare, publish, read_to_end, send, set_offset, settled, working
 from workers.jobs.result_events import tick_messages
 from workers.jobs.send import SendJob
 from workers.lane import opening, readback, recovery
@@ -73,7 +73,7 @@ async def test_answers_that_a_broker_has_lost_are_published_and_those_that_it_ha
     )
 
     await _work(cluster, [send(account)])
-    found = await read(cluster, start, 6)
+    found = await read_to_end(cluster, start)
 
     answers = [(each["request_id"], each["repeat"]) for each in found if "request_id" in each]
     assert 5 == len(answers) == len(set(answers))
@@ -101,7 +101,7 @@ async def test_letters_and_repeats_are_found_however_old_and_whatever_their_reco
     await publish(story, SEND_REQUESTS, [send(account)], tomorrow)
     await _work(story, [])
 
-    assert 4 == len(await read(cluster, start, 4))
+    assert 4 == len(await read_to_end(cluster, start))
 
 
 async def test_a_row_says_no_more_than_is_published_while_that_is_in_doubt(
@@ -138,7 +138,7 @@ async def test_a_broker_that_has_forgotten_the_last_batch_of_a_killed_worker_is_
 
     await _work(cluster, [send(account)])
 
-    answers = await read(cluster, start, 3)
+    answers = await read_to_end(cluster, start)
     assert 3 == len(answers) == len({each["request_id"] for each in answers})
 
 
@@ -153,7 +153,7 @@ async def test_a_repeat_that_a_killed_worker_left_is_published_though_one_before
 
     await _work(cluster, [])
 
-    assert [False, True, True] == [each["repeat"] for each in await read(cluster, start, 3)]
+    assert [False, True, True] == [each["repeat"] for each in await read_to_end(cluster, start)]
 
 
 async def test_answers_behind_a_transaction_that_is_open_are_found(
@@ -184,7 +184,7 @@ async def test_answers_behind_a_transaction_that_is_open_are_found(
             patch.setattr(Consumer, "offsets_for_times", ends_after_a_look)
             await _work(cluster, [send(account)])
 
-    answers = await read(cluster, start, 3)
+    answers = await read_to_end(cluster, start)
     assert 3 == len(answers) == len({each["request_id"] for each in answers})
 
 
@@ -211,7 +211,7 @@ async def test_what_was_published_in_doubt_is_not_published_again_by_the_next_ow
             await asyncio.wait_for(last.wait(), 20)
     await _work(cluster, [])
 
-    answers = await read(cluster, start, 3)
+    answers = await read_to_end(cluster, start)
     assert 3 == len(answers) == len({each["request_id"] for each in answers})
 
 
@@ -232,7 +232,7 @@ async def test_looking_for_answers_begins_where_the_lane_had_noted_the_last_ones
 
     assert begun
     assert noted <= min(begun)
-    answers = await read(story, start, 3)
+    answers = await read_to_end(story, start)
     assert 3 == len(answers) == len({each["request_id"] for each in answers})
 
 
@@ -257,7 +257,7 @@ async def test_looking_for_answers_of_a_quiet_lane_begins_where_its_records_in_d
     await _work(own, [])
 
     assert (time is RecordTime.APPEND) == (noted <= min(begun))
-    answers = await read(own, start, 3)
+    answers = await read_to_end(own, start)
     assert 3 == len(answers) == len({each["request_id"] for each in answers})
 
 
@@ -322,7 +322,7 @@ async def test_answers_are_found_though_a_brokers_clock_was_ahead_when_the_last_
 
     await _work(cluster, [])
 
-    answers = await read(cluster, start, 3)
+    answers = await read_to_end(cluster, start)
     assert 3 == len(answers) == len({each["request_id"] for each in answers})
 
 
@@ -345,7 +345,7 @@ async def test_a_kill_within_a_rewind_leaves_nothing_out(
 
     await _work(cluster, [])
 
-    assert [str(each.id) for each in events] == [each["request_id"] for each in await read(cluster, start, 3)]
+    assert [str(each.id) for each in events] == [each["request_id"] for each in await read_to_end(cluster, start)]
 
 
 def test_the_time_of_a_turn_that_left_out_what_it_found_is_not_noted(settings: Settings) -> None:

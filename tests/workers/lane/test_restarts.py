@@ -24,10 +24,10 @@ from infra.migrate import migrate
 from infra.postgres import connect_database
 from infra.settings import Settings, load_settings
 from schemas.catalogue import BALANCES, SEND_REQUESTS, SEND_RESULTS
-from tests.conftest import HASTY
+from tests.conftest import MORTAL
 from tests.whole import whole_but
 from tests.workers.life import in_partition, living, once_each
-from tests.workers.wire import ends, prepare, publish, read, send
+from tests.workers.wire import ends, prepare, publish, read, read_to_end, send
 from workers.jobs.balances import with_balances
 from workers.jobs.send import SendJob
 from workers.lane import server_checks
@@ -47,7 +47,7 @@ def own_stack() -> Iterator[LocalStack]:
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "allow.everyone.if.no.acl.found": "true",
     }
-    with LocalStack(broker_settings=rights, postgres_settings=HASTY) as running:
+    with LocalStack(broker_settings=rights, postgres_settings=MORTAL) as running:
         yield running
 
 
@@ -86,8 +86,9 @@ async def test_a_worker_outlives_its_database_s_restart(own: Settings, own_stack
         await publish(own, SEND_REQUESTS, requests)
         await life.not_ready("tries again")
         await asyncio.to_thread(own_stack.start_postgres)
-        answers = await read(own, start, len(requests))
+        await read(own, start, len(requests))
         await life.ready()
+    answers = await read_to_end(own, start)
 
     assert once_each(requests, answers)
 
@@ -130,8 +131,9 @@ async def test_a_worker_outlives_its_broker_s_restart(
         await asyncio.to_thread(own_stack.start_kafka)
         attempts = sum(record.getMessage().startswith("Unable connect to node") for record in caplog.records)
         a_second = attempts / (monotonic() - began)
-        answers = await read(own, start, len(requests))
+        await read(own, start, len(requests))
         await life.ready()
+    answers = await read_to_end(own, start)
 
     print(f"{a_second:.0f} attempts a second to reach the broker")
     assert once_each(requests, answers)
@@ -224,7 +226,8 @@ async def test_a_result_topic_that_takes_no_large_batch_ends_the_worker(own: Set
             error = await life.ended()
         await _set_largest(admin, SEND_RESULTS, 1_048_588)
     async with living(own):
-        answers = await read(own, start, len(requests))
+        await read(own, start, len(requests))
+    answers = await read_to_end(own, start)
 
     assert isinstance(error, MessageSizeTooLargeError)
     assert "max.message.bytes" in (operator_hint(error) or "")

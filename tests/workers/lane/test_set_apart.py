@@ -98,14 +98,14 @@ async def test_an_account_that_somebody_keeps_locked_holds_up_the_ticks_of_its_o
     assert "lanes_begin_again" not in {log["event"] for log in logs}
 
 
-async def test_a_database_that_takes_no_step_is_not_asked_for_a_step_of_each_lane(settings: Settings) -> None:
+async def test_a_database_that_takes_no_step_is_not_asked_for_a_step_of_each_lane(unasked: Settings) -> None:
     """Each question waits as long as for a lock. The trouble is of all lanes then."""
     pool = AsyncMock()
     pool.acquire = Mock(side_effect=asyncpg.LockNotAvailableError("planted"))
-    rows, job = LaneRows(pool, ExpiryJob.group, EXPIRY_TICKS), ExpiryJob(load_catalogue(), settings)
-    decider = Decider(job, rows, CircuitBreaker(settings), health := Health(30), NO_TRACES)
+    rows, job = LaneRows(pool, ExpiryJob.group, EXPIRY_TICKS), ExpiryJob(load_catalogue(), unasked)
+    decider = Decider(job, rows, CircuitBreaker(unasked), health := Health(30), NO_TRACES)
     places = [TopicPartition(EXPIRY_TICKS, number) for number in range(12)]
-    lanes = [Lane(ExpiryJob.group, each, pool, settings, health.lane(each), CommittedOffsetCheck()) for each in places]
+    lanes = [Lane(ExpiryJob.group, each, pool, unasked, health.lane(each), CommittedOffsetCheck()) for each in places]
 
     with pytest.raises(asyncpg.LockNotAvailableError):
         await decider.finish_steps([LaneBatch(lane, Taken([], 0), Decidable(0)) for lane in lanes])
@@ -113,14 +113,14 @@ async def test_a_database_that_takes_no_step_is_not_asked_for_a_step_of_each_lan
     assert 3 == pool.acquire.call_count
 
 
-async def test_a_database_that_does_not_answer_in_time_is_no_lock(settings: Settings) -> None:
+async def test_a_database_that_does_not_answer_in_time_is_no_lock(unasked: Settings) -> None:
     """A wait for a lock ends by an error of its own, much sooner. Each lane alone would wait as long once more."""
     pool = AsyncMock()
     pool.acquire = Mock(side_effect=TimeoutError)
     rows, job = LaneRows(pool, SendJob.group, SEND_REQUESTS), SendJob(load_catalogue())
-    decider = Decider(job, rows, CircuitBreaker(settings), health := Health(30), NO_TRACES)
+    decider = Decider(job, rows, CircuitBreaker(unasked), health := Health(30), NO_TRACES)
     places = [TopicPartition(SEND_REQUESTS, number) for number in range(3)]
-    lanes = [Lane(SendJob.group, each, pool, settings, health.lane(each), CommittedOffsetCheck()) for each in places]
+    lanes = [Lane(SendJob.group, each, pool, unasked, health.lane(each), CommittedOffsetCheck()) for each in places]
 
     with pytest.raises(TimeoutError):
         await decider.decide([LaneBatch(lane, Taken([], 0), Decidable(0)) for lane in lanes])

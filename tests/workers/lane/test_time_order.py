@@ -20,7 +20,7 @@ from aiokafka.structs import ConsumerRecord
 from infra.clock import EARLIEST, LATEST
 from infra.kafka.clients import create_producer, reader
 from infra.postgres import Connection, connect_database
-from infra.settings import Settings, load_settings
+from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, CATALOGUE, EXPIRY_TICKS, SEND_REQUESTS
 from schemas.envelope import encode
 from tests.workers.lane.test_lane_ticks import _tick
@@ -39,7 +39,7 @@ from workers.lane.time_order import Order, Received
 from workers.ledger.plans import load_catalogue
 from workers.telemetry.health import Health
 
-RUNS = int(os.environ.get("ORDER_RUNS", "4"))
+RUNS = int(os.environ.get("ORDER_RUNS", "3"))
 TOPICS = (BILLING_EVENTS, SEND_REQUESTS, EXPIRY_TICKS)
 GROUPS = {row.topic: row.group or "" for row in CATALOGUE if row.group}
 PLACES = [TopicPartition(topic, 0) for topic in TOPICS]
@@ -75,12 +75,6 @@ class _SlowOnce(_Broker):
         if is_first:
             await asyncio.sleep(1.5)
         return ends
-
-
-@pytest.fixture(scope="module")
-def unasked() -> Settings:
-    """Settings of servers that are not asked for anything."""
-    return load_settings()
 
 
 def _received(settings: Settings, number: int) -> Received:
@@ -233,11 +227,11 @@ async def test_what_a_lane_has_read_of_a_topic_is_nothing_of_the_one_created_aft
     assert EARLIEST == (await ticks.admit([Received(lane, [record])]))[lane].read_to
 
 
-async def test_a_lane_that_is_opened_again_and_again_is_waited_for_once(settings: Settings) -> None:
+async def test_a_lane_that_is_opened_again_and_again_is_waited_for_once(unasked: Settings) -> None:
     """As one that is halted is every 10 s: whoever waited again each time would decide one batch in 300 s."""
     order, billing = _beside_billing(offset=0, epoch=1)
     billing.end = 1
-    received = _received(settings, 0)
+    received = _received(unasked, 0)
     lane, record = received.lane, received.records[0]
 
     def at(offset: int) -> Received:
@@ -254,7 +248,7 @@ async def test_a_lane_that_is_opened_again_and_again_is_waited_for_once(settings
     assert not await order.admit([at(2)])
 
 
-async def test_ends_that_were_asked_for_before_a_lane_was_opened_again_say_nothing(settings: Settings) -> None:
+async def test_ends_that_were_asked_for_before_a_lane_was_opened_again_say_nothing(unasked: Settings) -> None:
     """A grant may have come between: what is received later may be later than that."""
     told = asyncio.Event()
 
@@ -263,7 +257,7 @@ async def test_ends_that_were_asked_for_before_a_lane_was_opened_again_say_nothi
         return dict.fromkeys(places, 0)
 
     bounds = PartitionBounds(SimpleNamespace(end_offsets=end_offsets), {})  # type: ignore[arg-type]
-    lane, records, _ = _received(settings, 0)
+    lane, records, _ = _received(unasked, 0)
     lane.wait.begin(records)
     asking = asyncio.create_task(bounds.ask_ends({lane: PLACES[:1]}))
     await asyncio.sleep(0)
@@ -275,7 +269,7 @@ async def test_ends_that_were_asked_for_before_a_lane_was_opened_again_say_nothi
     assert {} == lane.wait.ends
 
 
-async def test_where_lanes_begin_is_not_asked_a_second_time_beside_itself(settings: Settings) -> None:
+async def test_where_lanes_begin_is_not_asked_a_second_time_beside_itself(unasked: Settings) -> None:
     """Each turn would wait a second for a coordinator that does not answer, and leave a question for 40 s."""
     order, billing = _beside_billing(offset=0, epoch=1)
     billing.end = 1
@@ -286,7 +280,7 @@ async def test_where_lanes_begin_is_not_asked_a_second_time_beside_itself(settin
 
     starts = AsyncMock(side_effect=does_not_tell)
     billing.starts = starts  # type: ignore[method-assign]
-    received = _received(settings, 0)
+    received = _received(unasked, 0)
     assert not await order.admit([received])
     received.lane.wait.began -= 2
     for _ in range(2):

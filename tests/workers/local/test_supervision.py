@@ -1,27 +1,25 @@
 """A worker that ends under `inmail up`: it is named and started again, and takes nothing else with it."""
 
 import asyncio
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 from urllib.request import urlopen
 
-import psutil
 import pytest
 
 from infra.clock import utc_now
 from infra.kafka.clients import create_producer
 from infra.local.ports import LOOPBACK, reserve_port, reserve_usual
 from infra.settings import Settings
+from tests.workers.local.conftest import Up
+from tests.workers.local.running_up import READY, SECONDS, ask, read_to
 from tests.workers.processes import free_port
 from tests.workers.wire import eventually
 from workers.commands.running import DEFECT, Exit
@@ -32,69 +30,12 @@ from workers.local.last_words import first_sentence, last_words
 from workers.local.processes import WORKERS, WorkerProcesses
 from workers.local.supervision import WorkerSupervisor
 
-READY = "Ctrl-C drains"
-SECONDS = 60
-
-Up = Callable[[], subprocess.Popen[str]]
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """The data directory of a test's `inmail up`."""
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def up(data: Path) -> Iterator[Up]:
-    """Start `inmail up` on the test's own data directory; what a test leaves running is ended."""
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("INMAIL_")}
-    with ExitStack() as running:
-
-        def start() -> subprocess.Popen[str]:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "workers.cli", "up", "--data", str(data)],
-                env=variables
-                | {"INMAIL_TOPIC_PARTITIONS": "2", "INMAIL_SESSION_SECONDS": "6"}
-                | {"INMAIL_TRANSACTION_SECONDS": "5"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            running.enter_context(process)
-            running.callback(process.kill)
-            return process
-
-        yield start
-
-
-def _read_to(process: subprocess.Popen[str], start: str) -> str:
-    """Return what a process says, up to and with the line that begins so."""
-    assert process.stdout is not None
-    said = ""
-    for line in process.stdout:
-        said += line
-        if line.startswith(start):
-            return said
-    raise AssertionError(f"it ended without {start!r}:\n{said}")
-
-
-def _ask(data: Path, do: str, name: str = "", *, let_through: bool = False) -> dict[str, dict[str, object]]:
-    found = asyncio.run(ask_control(data, do, name, let_through=let_through))
-    return {each["name"]: each for each in found}
-
 
 def _await(condition: Callable[[], bool], what: str) -> None:
     async def holds() -> bool:
         return condition()
 
     asyncio.run(eventually(holds, what))
-
-
-def _servers(process: subprocess.Popen[str]) -> set[int]:
-    """Return the process ids of the broker and of the database server."""
-    children = psutil.Process(process.pid).children(recursive=True)
-    found = {each.pid for each in children if "kafka.Kafka" in each.cmdline() or each.name() == "postgres"}
-    return {pid for pid in found if psutil.Process(pid).ppid() not in found}
 
 
 def _poison(data: Path, count: int) -> None:
@@ -111,52 +52,26 @@ def _poison(data: Path, count: int) -> None:
     asyncio.run(send())
 
 
-def test_a_killed_worker_is_started_again_beside_servers_that_stay(up: Up, data: Path) -> None:
-    """By `kill -9`: one sentence and its log are told, another process takes its place, the console still serves."""
-    process = up()
-    (console,) = re.findall(r"^Console +(\S+)", _read_to(process, READY), re.MULTILINE)
-    before = _ask(data, LIST)
-    servers = _servers(process)
-    os.kill(int(str(before["send"]["pid"])), signal.SIGKILL)
-
-    told = _read_to(process, "send: started again")
-    after = _ask(data, LIST)
-
-    log = data / "logs" / "send.log"
-    assert told.startswith(f"send: it was ended by SIGKILL; it is started again in 1 s. Its log: {log}\n")
-    assert ProcessState.RUNNING == after["send"]["state"]
-    assert before["send"]["pid"] != after["send"]["pid"]
-    assert [before[name]["pid"] for name in WORKERS[1:]] == [after[name]["pid"] for name in WORKERS[1:]]
-    assert 2 == len(servers)
-    assert servers == _servers(process)
-    with urlopen(f"{console}/api/overview", timeout=10) as answer:  # noqa: S310 - on the loopback
-        assert answer.status == 200
-    assert f"`inmail workers start ticker --data {data}`" == _ask(data, WorkerAction.STOP, "ticker")["ticker"]["do"]
-    process.send_signal(signal.SIGINT)
-    assert process.wait(SECONDS) == Exit.DONE
-    assert not (data / "env").exists()
-
-
 @pytest.mark.whole
 def test_a_poisoned_topic_ends_its_worker_and_nothing_else(up: Up, data: Path) -> None:
     """Also at the next start, which reads it again; until an operator lets it through as dead letters."""
     process = up()
-    _read_to(process, READY)
+    read_to(process, READY)
     _poison(data, 200)
-    told = _read_to(process, "send: ")
+    told = read_to(process, "send: ")
     assert "its circuit breaker ended it, and it stays ended: " in told
     assert "Traceback" not in told
     process.terminate()
     assert process.wait(SECONDS) == Exit.DONE
     again = up()
-    said = _read_to(again, READY)
+    said = read_to(again, READY)
 
-    _read_to(again, "send: its circuit breaker ended it")
-    states = {name: each["state"] for name, each in _ask(data, LIST).items()}
+    read_to(again, "send: its circuit breaker ended it")
+    states = {name: each["state"] for name, each in ask(data, LIST).items()}
     expected = {**dict.fromkeys(WORKERS, ProcessState.RUNNING), "send": ProcessState.TRIPPED}
     assert expected == states
     assert "Traceback" not in said
-    _ask(data, WorkerAction.START, "send", let_through=True)
+    ask(data, WorkerAction.START, "send", let_through=True)
     (metrics,) = re.findall(r"(http://127\.0\.0\.1:\d+/metrics) \(send\)", said)
 
     def through() -> bool:
@@ -168,7 +83,7 @@ def test_a_poisoned_topic_ends_its_worker_and_nothing_else(up: Up, data: Path) -
         return sum(map(float, counted)) >= 200
 
     _await(through, "the records as dead letters")
-    assert ProcessState.RUNNING == _ask(data, LIST)["send"]["state"]
+    assert ProcessState.RUNNING == ask(data, LIST)["send"]["state"]
 
 
 def _failing(tmp_path: Path) -> WorkerProcesses:
@@ -266,6 +181,38 @@ async def test_what_drains_for_a_restart_as_all_are_stopped_is_not_started_again
     workers.stop.assert_called_once_with(3.0)
     workers.start_one.assert_called_once()
     assert [ProcessState.STOPPED] == [each.state for each in supervisor.statuses()]
+
+
+async def test_a_worker_that_its_circuit_breaker_ended_stays_ended_until_an_operator_starts_it(tmp_path: Path) -> None:
+    """A start alone lets nothing through, and a later one neither; the other worker that ends is started again."""
+    codes: dict[str, int] = {}
+    workers = Mock(names=("send", "billing"), log_path=lambda name: tmp_path / name, exit_code=codes.get)
+    workers.forget.side_effect = lambda name: codes.pop(name, None)
+    workers.stop_one.return_value = 0
+    workers.start_one.side_effect = range(1, 20)
+    workers.last_words.return_value = "51 of 51 cannot be decided"
+    told: list[str] = []
+    supervisor = WorkerSupervisor(workers, told.append, least_seconds=0.0)
+    supervisor.start()
+
+    codes |= {"send": Exit.UNDECIDABLE, "billing": Exit.BROKEN}
+    for _ in range(3):
+        supervisor.look()
+    send, billing = supervisor.statuses()
+    let_through = await supervisor.act("send", WorkerAction.START, let_through=True)
+    codes["send"] = -signal.SIGKILL
+    for _ in range(3):
+        supervisor.look()
+    again = await supervisor.act("send", WorkerAction.RESTART)
+
+    assert [ProcessState.TRIPPED, ProcessState.RUNNING] == [send.state, billing.state]
+    assert "its circuit breaker ended it, and it stays ended: 51 of 51 cannot be decided" == send.text
+    assert told[0].startswith(f"send: {send.text}. Its log: {tmp_path}/send. To do: see `inmail dead-letters list`, ")
+    assert ["billing", "billing", "send", "send"] == [line.partition(":")[0] for line in told[1:]]
+    assert [ProcessState.RUNNING] * 2 == [let_through.state, again.state]
+    through = {"INMAIL_DEAD_LETTER_SHARE": "1"}
+    starts = [("send", {}), ("billing", {}), ("billing", {}), ("send", through), ("send", through), ("send", {})]
+    assert starts == [call.args for call in workers.start_one.call_args_list]
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,12 @@ import asyncio
 import io
 import os
 import re
-import shlex
 import signal
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from threading import Event
-from time import monotonic, sleep
+from time import monotonic
 from unittest.mock import Mock
-from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -26,106 +21,31 @@ from infra.local.progress import Progress
 from infra.local.stack import LocalStack
 from infra.settings import Settings
 from infra.terminal import Reporter
-from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
+from tests.workers.local.conftest import Up
+from tests.workers.local.running_up import READY, SECONDS, read_to, wait_for_end
 from tests.workers.wire import eventually
 from workers.commands.running import Exit
 from workers.local import demo
-from workers.local.processes import WORKERS, WorkerProcesses
+from workers.local.processes import WorkerProcesses
 from workers.local.up import prepare_stack, stack_settings, start_stack
-from workers.ops.topics.record_lines import parse_line
 
-Up = Callable[[], subprocess.Popen[str]]
-
-READY = "Ctrl-C drains"
 ADDRESSES = r"^(?:Kafka|Postgres) +\S+$"
-SECONDS = 60
-
-
-@pytest.fixture
-def up(tmp_path: Path) -> Iterator[Up]:
-    """Return a function that starts `inmail up` on the test's own data directory."""
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("INMAIL_")}
-    with ExitStack() as running:
-
-        def start() -> subprocess.Popen[str]:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "workers.cli", "up", "--data", str(tmp_path / "data")],
-                env=variables | {"INMAIL_TOPIC_PARTITIONS": "2"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            running.enter_context(process)
-            running.callback(process.kill)
-            return process
-
-        yield start
-
-
-def _read_to(process: subprocess.Popen[str], start: str) -> str:
-    """Return the output of a process up to and including the line with that start."""
-    assert process.stdout is not None
-    said = ""
-    for line in process.stdout:
-        said += line
-        if line.startswith(start):
-            return said
-    raise AssertionError(f"it ended without {start!r}:\n{said}")
-
-
-def _wait_for_end(process: subprocess.Popen[str]) -> tuple[int, str, float]:
-    """Return a process's exit code, its remaining output, and the seconds until its end."""
-    began = monotonic()
-    said, _ = process.communicate(timeout=SECONDS)
-    return process.returncode, said, monotonic() - began
-
-
-def _scrape(addresses: dict[str, str]) -> dict[str, bool]:
-    """Return, for each worker, whether it serves its metrics within a minute."""
-
-    def serves(address: str) -> bool:
-        deadline = monotonic() + SECONDS
-        while monotonic() < deadline:
-            with suppress(OSError), urlopen(address, timeout=5) as answer:  # noqa: S310 - on the loopback
-                return b"# TYPE inmail_" in answer.read()
-            sleep(0.1)
-        return False
-
-    return {name: serves(address) for name, address in addresses.items()}
-
-
-def test_up_runs_until_interrupted_and_prints_how_to_use_it(up: Up) -> None:
-    """The output has addresses to export, lines to publish and the command to call; after Ctrl-C the workers drain."""
-    process = up()
-    said = _read_to(process, READY)
-    scraped = _scrape(dict(reversed(each) for each in re.findall(r"(http://127\.0\.0\.1:\d+/metrics) \((\w+)\)", said)))
-    process.send_signal(signal.SIGINT)
-
-    assert dict.fromkeys(WORKERS, True) == scraped
-    lines = re.findall(r"^  (echo .*) \| \S.* publish -$", said, re.MULTILINE)
-    assert [BILLING_EVENTS, SEND_REQUESTS] == [parse_line(shlex.split(line)[1].encode()).topic for line in lines]
-    (servers,) = re.findall(r"^Kafka +(\S+)$", said, re.MULTILINE)
-    assert re.search(r"^  source \S+/data/env$", said, re.MULTILINE)
-    assert re.search(r"^  inmail results --account alice$|-m workers.cli results", said, re.MULTILINE)
-    assert f"kcat -P -b {servers} -t inmail.send-requests -K: -X partitioner=murmur2_random\n" in said
-    code, rest, _ = _wait_for_end(process)
-    assert (Exit.DONE, "\ndraining the workers ...\nall drained\nstopped\n") == (code, rest)
 
 
 @pytest.mark.whole
 def test_up_keeps_its_ports_and_ends_when_the_broker_dies(up: Up) -> None:
     """Exported addresses stay valid, and a server that died is named soon, with its log."""
     first = up()
-    addresses = re.findall(ADDRESSES, _read_to(first, READY), re.MULTILINE)
+    addresses = re.findall(ADDRESSES, read_to(first, READY), re.MULTILINE)
     first.terminate()
-    assert Exit.DONE == _wait_for_end(first)[0]
+    assert Exit.DONE == wait_for_end(first)[0]
     second = up()
 
     assert 2 == len(addresses)
-    assert addresses == re.findall(ADDRESSES, _read_to(second, READY), re.MULTILINE)
+    assert addresses == re.findall(ADDRESSES, read_to(second, READY), re.MULTILINE)
     (broker,) = [p for p in psutil.Process(second.pid).children(recursive=True) if "kafka.Kafka" in p.cmdline()]
     broker.kill()
-    code, said, seconds = _wait_for_end(second)
+    code, said, seconds = wait_for_end(second)
     assert Exit.UNREACHABLE == code
     assert re.search(r"inmail: Kafka ended with code -9. Log: \S+/kafka.log\n  .*INFO", said)
     assert "Traceback" not in said
@@ -136,11 +56,11 @@ def test_up_keeps_its_ports_and_ends_when_the_broker_dies(up: Up) -> None:
 def test_an_interrupt_during_startup_ends_up_at_once(up: Up) -> None:
     """Starting servers end too, and the next start succeeds."""
     process = up()
-    _read_to(process, "Starting")
+    read_to(process, "Starting")
     children = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
 
-    code, said, seconds = _wait_for_end(process)
+    code, said, seconds = wait_for_end(process)
 
     assert (Exit.DONE, "stopped before the stack was up") == (code, said.splitlines()[-1])
     assert seconds < 10

@@ -1,34 +1,21 @@
 """The statement and the balance: right at every instant, and told in plain words."""
 
-import asyncio
 import csv
 import io
-import os
 from collections.abc import AsyncIterator
-from datetime import datetime
-from typing import Any
 
-import hypothesis
 import pytest
-from hypothesis import HealthCheck, Phase, given
 
-from infra.postgres import Connection, connect_database
-from infra.settings import Settings
+from infra.postgres import Connection
 from tests.ledger.book import at
-from tests.ledger.histories import Draft, batches, drafts, play
-from tests.ledger.scenario import read_file, read_text, table_files
-from tests.ledger.scenario_books import OracleBooks
-from tests.ledger.scenario_events import TICK
-from tests.ledger.scenario_run import play_unchecked, run
-from tests.ledger.scenario_sql import SqlBooks, fingerprint_of
+from tests.ledger.scenario import read_text
+from tests.ledger.scenario_run import run
+from tests.ledger.scenario_sql import SqlBooks
 from tests.workers.books_sound import books_of_a_worker, write_story
 from workers.ledger.model import Code
 from workers.ops.books.balance import Balance, UnknownAccountError, balance_of
-from workers.ops.books.balance_history import BalanceHistory, balance_history_of
 from workers.ops.books.reasons import reason_of
 from workers.ops.books.statement import StatementLine, statement_of, write_csv
-
-HISTORIES = int(os.environ.get("HISTORIES", "60"))  # of 45 records on average
 
 
 @pytest.fixture
@@ -125,97 +112,6 @@ async def test_lines_that_were_overtaken_are_counted(books: SqlBooks) -> None:
     assert (5, 0) == (at_the_end.balance, at_the_end.overtaken)
 
 
-def _balance_at(history: BalanceHistory, instant: datetime) -> int:
-    return next((point.balance for point in reversed(history.points) if point.at <= instant), 0)
-
-
-async def _check_every_instant(connection: Connection, seen: list[Any]) -> int:
-    """Compare balances of the past with rows and with what lots were then; return how many could be."""
-    compared = 0
-    journal = {
-        name: await connection.fetch(
-            "select j.* from journal as j join accounts using (account) where account_id = $1 order by sequence", name
-        )
-        for name in {name for name, *_ in seen}
-    }
-    histories = {name: await balance_history_of(connection, name) for name in journal if journal[name]}
-    for name, as_of, lots in seen:
-        rows = journal[name]
-        balance = await balance_of(connection, name, as_of)
-        known = [row for row in rows if row["as_of"] <= as_of]
-        in_order = known == rows[: len(known)]
-        assert in_order == (balance.overtaken == 0)
-        assert balance.balance == _balance_at(histories[name], as_of)
-        if in_order and known[-1]["as_of"] == as_of:
-            assert known[-1]["balance_after"] == balance.balance
-        if in_order and lots is not None:
-            told = {(lot.lot, lot.remaining, lot.remaining and lot.expires_at) for lot in balance.lots}
-            assert lots == told
-            compared += 1
-    return compared
-
-
-async def _play(draft: Draft, books: SqlBooks) -> list[Any]:
-    """Play a random history; return what each account's lots were at each instant, where that is all of it."""
-    seen: dict[Any, Any] = {}
-    booked = {"alice": 0, "bob": 0}
-    for batch in batches(play(draft, OracleBooks(fingerprint_of))):
-        if batch[0].catalogue:
-            await books.use(batch[0].catalogue)
-            continue
-        if batch[0].input and batch[0].input.type == TICK:
-            await books.tick(batch[0].input, batch[0].read_to)
-        else:
-            await books.decide([entry.input for entry in batch if entry.input])
-        for name in booked:
-            rows = await books.journal(name)
-            if rows:
-                lots = {
-                    (lot["lot"], lot["remaining"], lot["remaining"] and lot["expires_at"])
-                    for lot in await books.lots(name)
-                }
-                # What was seen at an instant is no longer all of it where more is booked now of up to then.
-                new = [row["as_of"] for row in rows[booked[name] :]]
-                stale = [key for key in seen if key[0] == name and new and key[1] >= min(new)]
-                seen.update(dict.fromkeys([*stale, *((name, as_of) for as_of in new)]))
-                seen[name, max(row["as_of"] for row in rows)] = lots
-                booked[name] = len(rows)
-    return [(name, as_of, lots) for (name, as_of), lots in seen.items()]
-
-
-@pytest.mark.timeout(max(600, HISTORIES))
-def test_the_balance_of_any_earlier_instant_is_what_it_was_then(settings: Settings) -> None:
-    """Random histories: every lot with credits, its end, and the balance are as they were seen at that time."""
-    loop = asyncio.new_event_loop()
-    connection: Any = loop.run_until_complete(connect_database(settings))
-    compared = 0
-
-    async def play_and_compare(draft: Draft) -> int:
-        async with books_of_a_worker(connection) as books:
-            return await _check_every_instant(connection, await _play(draft, books))
-
-    @hypothesis.settings(
-        deadline=None,
-        database=None,
-        max_examples=HISTORIES,
-        suppress_health_check=list(HealthCheck),
-        report_multiple_bugs=False,
-        phases=[Phase.generate, Phase.shrink],
-    )
-    @given(drafts())
-    def compare_all(draft: Draft) -> None:
-        nonlocal compared
-        compared += loop.run_until_complete(play_and_compare(draft))
-
-    try:
-        compare_all()
-    finally:
-        loop.run_until_complete(connection.close())
-        loop.close()
-
-    assert compared > HISTORIES
-
-
 # -- what is to come --------------------------------------------------------------------------------------------------
 
 
@@ -301,20 +197,6 @@ async def test_every_line_of_a_story_has_its_reason(shared: Connection) -> None:
         ("dave", 2): "over the cap: subscription s-3 may hold 4",
     }.items() <= reasons.items(), reasons
     assert str(second) not in "".join(reasons.values())
-
-
-@pytest.mark.parametrize("file", table_files(31), ids=lambda path: path.stem)
-async def test_no_reason_lacks_a_fact(shared: Connection, file: Any) -> None:
-    """Every row of every scenario: nothing that a sentence needs is missing from it."""
-    lacking = []
-    for scenario in read_file(file):
-        async with books_of_a_worker(shared) as books:
-            await play_unchecked(scenario, books)
-            for row in await shared.fetch("select account_id from accounts"):
-                lines = (await statement_of(shared, row[0])).lines
-                lacking += [line for line in lines if "None" in line.reason or "unknown" in line.reason]
-
-    assert [] == lacking
 
 
 def test_every_code_has_a_sentence_of_its_own() -> None:

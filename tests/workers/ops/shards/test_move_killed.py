@@ -3,11 +3,13 @@
 import asyncio
 import os
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import asyncpg
 import pytest
 
+from infra.clock import utc_now
 from infra.settings import Settings
 from tests.whole import ALL
 from tests.workers.ops.shards.servers import Servers, content_of, move, shards_of
@@ -18,7 +20,9 @@ from workers.ops.shards.move import MoveReport, MoveStep
 _CALLS = ("execute", "fetch", "fetchrow", "fetchval", "copy_from_query", "copy_to_table")
 _WRITES = ("COMMIT", "insert", "update")
 _EVERYWHERE = os.environ.get("SHARD_KILLS") == "all"  # at each call, and not only after those whose effect stays
-_STRIDE = 1 if ALL or _EVERYWHERE else 3  # odd: the next move goes back
+_STRIDE = 1 if ALL or _EVERYWHERE else 3
+_FIRST = 1 + utc_now().toordinal() % _STRIDE  # another third each day
+_POINTS = 17  # commits and writes of a move
 
 
 class KilledError(Exception):
@@ -81,20 +85,24 @@ async def test_a_move_that_is_killed_goes_on(servers: Servers, monkeypatch: pyte
     killer = Killer(sessions.connect_database)
     monkeypatch.setattr(sessions, "connect_database", killer.connect)
     whole = await content_of(servers.first, 1) | {"lanes": []}
-    holders, ends, at = [], [], 1
-    sides = [servers.first, servers.second]
-    while await _kill(servers, killer, at, to := str(at % 2)):
+    holders, ends = [], []
+    source, target = servers.first, servers.second
+    for at in count(_FIRST, _STRIDE):
+        to = str(int(target is servers.second))
+        if not await _kill(servers, killer, at, to):
+            break
         holders.append(sum(shard.holds(1) for shard in await shards_of(servers)))
         await move(servers, [1], to)
-        target, source = sides[at % 2], sides[1 - at % 2]
         there = await content_of(target, 1)
         ends.append((there | {"lanes": []}, len(there["lanes"]), any((await content_of(source, 1)).values())))
-        at += _STRIDE
+        source, target = target, source
 
-    assert at > 8  # there is something to kill
+    points = killer.count  # of the move that nothing killed
+    assert points > _POINTS if _EVERYWHERE else points == _POINTS
+    assert len(ends) == len(range(_FIRST, points + 1, _STRIDE))
     assert {0, 1} == set(holders)
     assert all(end == (whole, 3, False) for end in ends)
-    for settings in sides:
+    for settings in (source, target):
         found = await audit(settings)
         assert found.totals.balanced
         assert [] == list(found.failures())
