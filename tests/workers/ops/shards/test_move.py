@@ -3,7 +3,7 @@
 import asyncio
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from asyncpg.transaction import Transaction
@@ -381,6 +381,42 @@ async def test_what_began_before_the_lanes_stopped_arrives(
     await moving
 
     assert not done
+    second = await connect(servers.second)
+    assert await second.fetchval("select count(*) from accounts where account_id = 'late'") == 1
+
+
+async def test_what_began_while_the_lanes_were_being_stopped_arrives(
+    servers: Servers, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its id is above that of the stop, which is the highest that has ended; it saw the number as held."""
+    other = await connect(servers.first)
+    begun, reached, waited = other.transaction(), asyncio.Event(), asyncio.Event()
+    stop_lanes, wait_for_writers = moves.mark_leaving, moves.wait_for_writers
+
+    async def begin_within(source: ShardSession, target: ShardSession, number: int, move: UUID, published: Any) -> None:
+        async def begin() -> None:
+            await published()
+            await begun.start()
+            await other.execute("insert into accounts (account_id, partition) values ('late', 1)")
+
+        await stop_lanes(source, target, number, move, begin)
+        reached.set()
+
+    async def wait(connection: Connection) -> None:
+        await wait_for_writers(connection)
+        if reached.is_set():
+            waited.set()
+
+    monkeypatch.setattr(moves, "mark_leaving", begin_within)
+    monkeypatch.setattr(moves, "wait_for_writers", wait)
+    moving = asyncio.ensure_future(move(servers, [1], "1"))
+    await asyncio.wait_for(reached.wait(), 20)
+    await asyncio.wait([asyncio.ensure_future(waited.wait()), moving], timeout=1, return_when=asyncio.FIRST_COMPLETED)
+    too_early = waited.is_set()
+    await begun.commit()
+    await moving
+
+    assert not too_early
     second = await connect(servers.second)
     assert await second.fetchval("select count(*) from accounts where account_id = 'late'") == 1
 
