@@ -24,6 +24,7 @@ from workers.ops.shards import servers as sessions
 from workers.ops.shards.add import add_server, plan_add
 from workers.ops.shards.move import MoveReport, MoveStep, move_numbers
 from workers.ops.shards.move_plan import MoveKind, plan_moves
+from workers.ops.shards.published import UnpublishedError
 from workers.ops.shards.purge import purge_rows
 from workers.ops.shards.servers import ShardSession, read_server
 from workers.ops.shards.tables import DROPPED, MOVED, STAYING
@@ -621,3 +622,34 @@ async def test_a_stop_while_the_lanes_go_on_ends_the_copy(servers: Servers) -> N
     assert (holds, copied) == ([True, False], False)
     assert {**whole, "lanes": []} == {**await content_of(servers.second, 1), "lanes": []}
     assert await _sound(servers.second)
+
+
+@pytest.mark.parametrize("last", ["check_members", "mark_leaving"])
+async def test_a_stop_after_the_copy_leaves_the_lanes_where_they_are(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    """Before they are stopped, and while no moment was found at which they could: what was copied stays."""
+    stop, seen = asyncio.Event(), list[MoveStep]()
+    plan = await plan_moves(servers.first, [1], "1")
+    original = getattr(moves, last)
+
+    async def stop_then(*arguments: Any) -> None:
+        stop.set()
+        if last == "mark_leaving":
+            raise UnpublishedError("answers of its lanes are not published")
+        await original(*arguments)
+
+    monkeypatch.setattr(moves, last, stop_then)
+    done = await move_numbers(
+        servers.first, plan, WHO, keep=False, stop=stop, report=MoveReport(step=lambda _, step: seen.append(step))
+    )
+    holds = [shard.holds(1) for shard in await shards_of(servers)]
+    copied = await content_of(servers.second, 1)
+    monkeypatch.setattr(moves, last, original)
+    await move(servers, [1], "1")
+
+    assert (True, []) == (done.stopped, done.result["moved"])
+    assert (last == "mark_leaving", False) == (MoveStep.STOP in seen, MoveStep.WAIT in seen)
+    assert [True, False] == holds
+    assert copied["journal"]
+    assert [False, True] == [shard.holds(1) for shard in await shards_of(servers)]
