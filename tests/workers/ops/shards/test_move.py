@@ -246,6 +246,38 @@ async def test_what_is_left_behind_can_be_deleted_later(servers: Servers) -> Non
     assert (plan.moves, plan.there) == ((), (1,))
 
 
+async def test_an_audit_passes_wherever_a_deletion_was_broken_off(
+    servers: Servers, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before each of its transactions: whatever is left of the number counts nowhere."""
+    plan = await plan_moves(servers.first, [1], "1")
+    await move_numbers(servers.first, plan, WHO, keep=True, stop=asyncio.Event())
+    first, check, began = await connect(servers.first), purge._check_foreign, 0
+    allowed = 0
+
+    async def check_some(connection: Connection, number: int) -> None:
+        nonlocal began
+        if began == allowed:
+            raise InterruptedError
+        began += 1
+        await check(connection, number)
+
+    monkeypatch.setattr(purge, "_check_foreign", check_some)
+    sound = []
+    for allowed in range(1, 9):  # noqa: B007 - read within
+        began = 0
+        try:
+            await purge_rows(first, 1)
+        except InterruptedError:
+            sound.append((await _sound(servers.first), await _sound(servers.second)))
+        else:
+            break
+
+    assert len(sound) == 2
+    assert all(each == (True, True) for each in sound)
+    assert not any((await content_of(servers.first, 1)).values())
+
+
 async def test_the_rows_of_a_number_that_is_held_are_not_deleted(servers: Servers, connect: Connect) -> None:
     """Whatever a plan says that is out of date: the server itself is asked in the same transaction."""
     first = await connect(servers.first)
