@@ -289,6 +289,22 @@ async def test_the_rows_of_a_number_that_is_held_are_not_deleted(servers: Server
     assert before == await content_of(servers.first, 1)
 
 
+async def test_what_is_left_behind_is_deleted_whatever_its_server_counted_by(
+    servers: Servers, connect: Connect
+) -> None:
+    """Partitions were added where the number is now: what is to be deleted is nobody's, and no accounts are mixed."""
+    plan = await plan_moves(servers.first, [1], "1")
+    await move_numbers(servers.first, plan, WHO, keep=True, stop=asyncio.Event())
+    second = await connect(servers.second)
+    await second.execute("update partitioning set partitions = 8")
+
+    await move(servers, [1], "1")
+
+    assert not any((await content_of(servers.first, 1)).values())
+    with pytest.raises(RefusedError, match="they are not of the same books"):
+        await plan_moves(servers.first, [2], "1")
+
+
 async def test_the_marks_of_audits_are_dropped(servers: Servers, connect: Connect) -> None:
     """On both sides the next audit is a whole one: a mark of other accounts than there are would be wrong."""
     first, second = await connect(servers.first), await connect(servers.second)
