@@ -73,8 +73,10 @@ class EndOffsets:
             if self._consumer is None:
                 opening = reader(self._settings, None, "read_uncommitted")
                 self._consumer = await self._clients.enter_async_context(opening)
+            client = self._consumer
         try:
-            yield self._consumer
+            yield client
         except ConsumerLostError as error:
-            await self.aclose()
+            if self._consumer is client:  # of two questions that it failed, the other may have closed it: not its heir
+                await self.aclose()
             raise KafkaConnectionError(f"the connection that is asked for ends was lost: {error}") from error

@@ -121,6 +121,26 @@ async def test_one_server_by_two_addresses_counts_once_and_is_the_headline(serve
     assert "lead to one server" in told.text
 
 
+async def test_one_server_of_several_is_a_failed_part_and_its_books_are_not_checked(servers: TwoServers) -> None:
+    """With INMAIL_DATABASE_SHARDS forgotten: nothing that it tells is shown as what all tell."""
+    monitor = SystemMonitor(QueryLimiter(servers.alone[0]), {})
+    await monitor.take_sample()
+    overview = monitor.overview_json()
+    await monitor.close()
+    check = BooksCheck(QueryLimiter(servers.alone[0]))
+    await check._check()
+    told = check.part()
+    await check.close()
+
+    (part,) = [each for each in overview["health"] if each.name.startswith("Postgres")]
+    assert (FAILED, "named alone") == (part.status, part.cause)
+    assert "holds only some of the partition numbers: name all servers" in part.text
+    assert "Postgres is one server of several" == overview["headline"]["title"]
+    assert [] == overview["outcomes"]["rows"]
+    assert told is not None
+    assert "not checked" == told.cause
+
+
 async def test_a_number_that_no_server_holds_or_two_is_told_as_a_trouble(servers: TwoServers) -> None:
     """With what to look at; one under way is no trouble."""
     sample = LedgerSample(servers.both)

@@ -21,7 +21,7 @@ from tests.versions.binaries import kafka_lock, postgres_folder
 from tests.workers.command import run
 from tests.workers.wire import settled
 from workers.commands.running import Exit
-from workers.ops.topics.results import read_results
+from workers.ops.topics.results import ResultFilter, read_results
 
 __all__ = ["OWN_KAFKA", "OWN_POSTGRES", "Trial", "run_trial"]
 
@@ -126,7 +126,7 @@ async def _answers(settings: Settings) -> dict[str, int]:
     await settled(settings)
     codes: Counter[str] = Counter()
     seen = set()
-    async with aclosing(read_results(settings, dead_letters=True, empty_ticks=False)) as results:
+    async with aclosing(read_results(settings, ResultFilter(dead_letters=True, empty_ticks=False))) as results:
         async for each in results:
             kind = each.data.get("code") or each.data["reason"]
             if each.event["id"] not in seen:

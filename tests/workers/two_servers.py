@@ -5,6 +5,7 @@ from itertools import count
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import pytest
 from pydantic import SecretStr
 
 from infra.kafka.clients import partition_of
@@ -14,7 +15,9 @@ from infra.shards import read_shard
 from schemas.catalogue import fingerprint
 from schemas.envelope import Event
 from tests.ledger.book import Book
+from workers.api import server_reads
 from workers.ledger.model import Request
+from workers.ops.books import shards
 
 __all__ = [
     "PARTITIONS",
@@ -22,6 +25,7 @@ __all__ = [
     "PlacedBook",
     "TwoServers",
     "account_of",
+    "ask_alone",
     "lanes_stand",
     "prepare_servers",
     "set_state",
@@ -56,6 +60,15 @@ class PlacedBook(Book):
 def account_of(number: int, name: str = "account") -> str:
     """Return an account id whose partition number is this one."""
     return next(each for each in (f"{name}-{i}" for i in count()) if partition_of(each.encode(), PARTITIONS) == number)
+
+
+def ask_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a server be asked as if there were no other: what both tell together is compared with what each tells."""
+
+    async def is_whole(*_: object) -> None: ...
+
+    for module in (shards, server_reads):
+        monkeypatch.setattr(module, "check_whole", is_whole)
 
 
 async def set_state(connection: Connection, number: int, state: str, other: Connection | None = None) -> None:

@@ -26,7 +26,8 @@ from workers.api.problems import MEDIA_TYPE, ProblemKind
 __all__ = ["FILE", "main", "openapi", "rendered"]
 
 FILE: Final = Path(__file__).with_name("openapi.json")
-_OF_DATABASE: Final = (
+_OF_ALL: Final = (  # whatever is asked: by whom and under which name, and what the database cannot answer
+    ProblemKind.WRONG_HOST,
     ProblemKind.BUSY,
     ProblemKind.DATABASE_AWAY,
     ProblemKind.DATABASE_LOCKED,
@@ -110,7 +111,7 @@ def _responses(operation: ApiOperation) -> Json:
     if operation.has_etag:
         good["headers"] = etag
         responses["304"] = {"description": "The answer that If-None-Match names still holds.", "headers": etag}
-    kinds = (*operation.problems, *_OF_DATABASE)
+    kinds = (*operation.problems, *_OF_ALL)
     for status in sorted({kind.value.status for kind in kinds}):
         responses[str(status)] = _problem([kind for kind in kinds if kind.value.status == status])
     return responses

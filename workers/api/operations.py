@@ -27,7 +27,7 @@ from workers.api.parameters import (
     request_id,
     whole_number,
 )
-from workers.api.problems import ApiError, ProblemKind
+from workers.api.problems import ApiError, ProblemKind, part_of_books
 from workers.api.reader import LedgerReader
 from workers.ops.books.current_balance import BalanceQuestion, BalanceVersion, CurrentBalance
 
@@ -126,6 +126,8 @@ async def _health(reader: LedgerReader, request: web.Request) -> web.Response:
             ProblemKind.DATABASE_LOCKED,
             "a lock in Postgres keeps reads waiting: see the log of `inmail api`",
         )
+    if any(server.part is not None for server in reader.servers):
+        raise part_of_books()
     if not reader.ready:
         raise ApiError(ProblemKind.DATABASE_AWAY, "the last check of the database failed: see the log of `inmail api`")
     return _answer(request, HealthBody(ready=True), None)

@@ -19,6 +19,7 @@ __all__ = [
     "ApiError",
     "ProblemKind",
     "database_problem",
+    "part_of_books",
     "problem_response",
     "too_busy",
 ]
@@ -109,6 +110,15 @@ def database_problem(error: BaseException, holder: LockHolder | None) -> ApiErro
 def too_busy() -> ApiError:
     """Return what to tell a client where more requests wait than can be answered in time."""
     return ApiError(ProblemKind.BUSY, "too many requests wait for the database: ask again, or run more processes")
+
+
+def part_of_books() -> ApiError:
+    """Return what to tell a client where one server of several was named as if it were the only one."""
+    return ApiError(
+        ProblemKind.DATABASE_AWAY,
+        "this API reads one of several servers that hold the books, as if there were no others: its operator sees at"
+        " /readyz what to set",
+    )
 
 
 def problem_response(error: ApiError) -> web.Response:

@@ -91,7 +91,9 @@ def _readyz(reader: LedgerReader) -> tuple[bool, dict[str, Any]]:
         reasons.append("the process is being stopped")
     for server in reader.servers:
         name = f"{server_name(server.settings)}: " if len(reader.servers) > 1 else ""
-        if not server.ready:
+        if server.part is not None:
+            reasons.append(str(server.part))
+        elif not server.ready:
             reasons.append(f"{name}the last check of the database failed, or none was made yet")
         if server.is_partly_silent:
             reasons.append(f"{name}tables that some reads need do not answer: those reads are refused")

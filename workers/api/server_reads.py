@@ -16,9 +16,10 @@ from infra.settings import Settings
 from infra.shards import read_shard
 from workers.api.balance_batches import BalanceBatches
 from workers.api.lock_watch import ReadLockWatch
-from workers.api.problems import DATABASE_ERRORS, ApiError, database_problem, too_busy
+from workers.api.problems import DATABASE_ERRORS, ApiError, database_problem, part_of_books, too_busy
 from workers.ops.books.current_balance import BalanceQuestion, BalanceVersion, CurrentBalance, read_current_balances
 from workers.ops.books.shards import ONE_SERVER, Holdings, has_one_server, server_name
+from workers.ops.books.whole_books import PartOfBooksError, check_whole
 
 __all__ = ["ServerReads"]
 
@@ -42,9 +43,11 @@ class ServerReads:
     is_partly_silent: bool = False  # whether some tables could not be read at the last check
     # As of after the last read, so that the read of an account that is here was of its newest rows. None: not known.
     holdings: Holdings | None = field(default=None, init=False)
+    part: PartOfBooksError | None = field(default=None, init=False)  # why the only server is not asked: it has a part
     batches: BalanceBatches = field(init=False)
     locks: ReadLockWatch = field(init=False)
     _held_at: float = field(default=0.0, init=False)
+    _is_checked: bool = field(default=False, init=False)  # whether the only server was asked if it has a part
     _reading: int = 0
     _told: str | None = field(default=None, init=False)
 
@@ -59,17 +62,33 @@ class ServerReads:
         return self.holdings is not None and self.holdings.has_account(account_id)
 
     async def check(self) -> None:
-        """Note whether the server answers."""
-        self.ready = await self._answers(_CHECK)
-        self.is_partly_silent = self.ready and not await self._answers(_CHECK_OTHERS)
+        """Note whether the server answers, and whether it is the only one if no other is named."""
+        answers = await self._answers(_CHECK, is_check=True)
+        self.ready = answers and self.part is None
+        self.is_partly_silent = answers and not await self._answers(_CHECK_OTHERS)
 
-    async def _answers(self, question: str) -> bool:
+    async def _answers(self, question: str, *, is_check: bool = False) -> bool:
         try:
-            async with self.connection() as connection:
+            async with self._lend() as connection:
                 await connection.fetchval(question)
+                if is_check and self.holdings is ONE_SERVER:
+                    await self._check_whole(connection)
         except ApiError:  # noted, and logged as it changed
             return False
         return True
+
+    async def _check_whole(self, connection: Connection) -> None:
+        """Note whether the only server that is named holds all of the books."""
+        before = self.part
+        try:
+            await check_whole(connection, self.settings)
+        except PartOfBooksError as error:
+            self.part, self.ready = error, False
+            if before is None:
+                structlog.get_logger("inmail.api").warning("part_of_books", error=str(error))
+        else:
+            self.part = None
+        self._is_checked = True
 
     async def _read_balances(
         self, questions: Collection[BalanceQuestion]
@@ -88,10 +107,20 @@ class ServerReads:
         """Lend a connection for as long as INMAIL_API_TIMEOUT_SECONDS.
 
         Raises:
-            ApiError: for what the database cannot answer, and when too many wait.
+            ApiError: for what the database cannot answer, when too many wait, and when the only server that is named
+                has a part of the books.
             UntranslatableCharacterError: when the database, which is not UTF-8, cannot have an id that was asked for.
 
         """
+        async with self._lend() as connection:
+            if self.holdings is ONE_SERVER and not self._is_checked:
+                await self._check_whole(connection)
+            if self.part is not None:
+                raise part_of_books()
+            yield connection
+
+    @asynccontextmanager
+    async def _lend(self) -> AsyncIterator[Connection]:
         if self._reading >= _WAITING_AT_MOST:
             raise too_busy()
         self._reading += 1
@@ -122,7 +151,8 @@ class ServerReads:
 
     def _note(self, trouble: str | None) -> None:
         """Log once that the database does not answer, and once that it answers again."""
-        self.ready = self.ready or trouble is None  # every read begins with what the check reads
+        # Every read begins with what the check reads.
+        self.ready = self.ready or (trouble is None and self.part is None)
         kind = None if trouble is None else trouble.partition("(")[0]
         if kind == self._told:
             return

@@ -24,7 +24,7 @@ from workers.commands.options import (
     write_json,
     write_planned,
 )
-from workers.commands.running import Exit, run_command, tell_silent_servers
+from workers.commands.running import Exit, fail, run_command, tell_silent_servers
 from workers.commands.views.dead_letters import (
     show_dead_letter,
     show_dead_letter_counts,
@@ -195,9 +195,7 @@ def _end_if_incomplete(found: report.DeadLetterReport) -> None:
     """End with the exit code of an answer that lacks what a server would tell, and say which server it is."""
     exit_ = tell_silent_servers(found.silent_servers)
     if found.silent is not None:
-        error_console().print(
-            f"The history of the dead letters is unknown, because Postgres cannot be queried: {found.silent}"
-        )
-        exit_ = Exit.UNREACHABLE
+        text = f"the history of the dead letters is unknown, because Postgres cannot be queried: {found.silent}"
+        raise fail(text, Exit.UNREACHABLE, "postgres")
     if exit_:
         raise typer.Exit(exit_)

@@ -1,7 +1,7 @@
 """The command `results`: reads the result topics, as a downstream service does."""
 
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 import typer
@@ -11,7 +11,7 @@ from infra.terminal import console, error_console
 from workers.commands.options import check_account_id
 from workers.commands.running import run_command
 from workers.commands.views.results import show_result
-from workers.ops.topics.results import newest, read_results, sort_by_time
+from workers.ops.topics.results import ResultFilter, read_newest_results, read_results, sort_by_time
 
 __all__ = ["results_command"]
 
@@ -38,13 +38,14 @@ def results_command(  # noqa: PLR0913 - one parameter an option
     following = follow or from_end
     if following and last is not None:
         raise typer.BadParameter("has an end: leave out --follow and --from-end", param_hint="--last")
-    selection: dict[str, Any] = {"account": account, "request": request, "dead_letters": letters, "empty_ticks": ticks}
+    selection = ResultFilter(account, request, letters, ticks)
 
     async def run(settings: Settings) -> None:
-        results = read_results(settings, **selection, follow=following, from_end=from_end)
         if last is not None:
-            results = newest(results, last)
-        elif not following and not json:
+            results = read_newest_results(settings, last, selection)
+        else:
+            results = read_results(settings, selection, follow=following, from_end=from_end)
+        if last is None and not following and not json:
             results = sort_by_time(results)
         found = False
         async with aclosing(results) as ordered:

@@ -139,7 +139,7 @@ async def _warn_of_missing_rights(settings: Settings, command: str) -> None:
         try:
             await check_rights(settings, command)
         except MissingRightsError as missing:
-            error_console().print(f"This answer lacks what may not be read: {missing}", soft_wrap=True)
+            _tell("rights", f"this answer lacks what may not be read: {missing}", None)
 
 
 def fail(text: str, exit_: Exit, code: str = "refused", hint: str | None = None) -> typer.Exit:

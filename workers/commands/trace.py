@@ -8,7 +8,7 @@ import typer
 
 from infra.terminal import error_console, show_progress
 from workers.commands.options import MAX_INT64, JsonOption, check_account_id, write_json
-from workers.commands.running import run_command, tell_silent_servers
+from workers.commands.running import Exit, fail, run_command, tell_silent_servers
 from workers.commands.views.trace import show_trace
 from workers.ops.trace.topic_search import no_progress
 from workers.ops.trace.trace import LIMIT, about
@@ -46,9 +46,11 @@ def trace(
         raise typer.BadParameter("give the id of a request or event, or an account", param_hint="--account")
     found = run_command(lambda settings: trace_(settings, about(id_, account, last, limit), _report_progress))
     write_json(found.summary()) if json else show_trace(found)
+    exit_ = tell_silent_servers(found.silent_servers)
     if found.silent is not None:
-        error_console().print(f"The topics were not searched, because Kafka cannot be queried: {found.silent}")
-    if exit_ := tell_silent_servers(found.silent_servers):
+        text = f"the topics were not searched, because Kafka cannot be queried: {found.silent}"
+        raise fail(text, Exit.UNREACHABLE, "kafka")
+    if exit_:
         raise typer.Exit(exit_)
 
 

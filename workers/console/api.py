@@ -26,9 +26,10 @@ from workers.ops.books.account_search import search_accounts
 from workers.ops.books.balance_history import read_balance_history
 from workers.ops.books.shards import by_account
 from workers.ops.books.statement import statement_of
+from workers.ops.books.whole_books import PartOfBooksError
 from workers.ops.dead_letters.pages import count_newest
 from workers.ops.dead_letters.report import DeadLetterReport, report_dead_letter, report_dead_letters
-from workers.ops.operations import Operation, find_operations, read_operation
+from workers.ops.operations import Operation, RefusedError, find_operations, read_operation
 from workers.ops.topics.inventory import read_inventory
 from workers.ops.topics.newest_records import read_newest
 from workers.ops.topics.plan import TopicsError, plan_topics
@@ -208,7 +209,7 @@ class Api:
             broken_promises = await check_topics(settings)
             try:
                 changes, refused = await plan_topics(settings), None
-            except TopicsError as error:  # conflicting settings are shown even without a plan
+            except (TopicsError, RefusedError, PartOfBooksError) as error:  # what conflicts is shown without a plan too
                 changes, refused = [], str(error)
         wanted = {"partitions": settings.topic_partitions, "replicas": settings.topic_replication}
         conflicts = [each._asdict() for each in broken_promises]

@@ -14,6 +14,7 @@ from workers.console.query_limiter import QueryLimiter
 from workers.ops.books.credit_metrics import CreditReader
 from workers.ops.books.shards import naming_server, read_holdings, server_name
 from workers.ops.books.snapshot import open_books
+from workers.ops.books.whole_books import check_whole
 
 __all__ = ["BooksCheck"]
 
@@ -110,6 +111,7 @@ class BooksCheck:
                             check_distinct(servers)
                             found = await reader.read(connection, holdings)
                         else:
+                            await check_whole(connection, server)
                             found = await reader.read(connection)
             except KNOWN as error:
                 failed = failed or error

@@ -17,6 +17,7 @@ CAUSES: Final[Mapping[str, str]] = {
     "no answer": "{part} does not answer",  # a server
     "refused": "{part} refuses what the console asks",  # a server that answers: a lock, a missing table or right
     "named twice": "{part} is another server's address",
+    "named alone": "{part} is one server of several",
     "unheld": "{part} are held by no server, or by two",
     "not set up": "{part} has no topic to read",
     "locked": "{part} waits for a lock in Postgres",  # somebody's transaction keeps what the ledger needs

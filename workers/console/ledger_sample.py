@@ -18,6 +18,7 @@ from workers.ops.books.recent_outcomes import OutcomeCount, merge_outcomes, rece
 from workers.ops.books.server_locks import explaining_locks
 from workers.ops.books.shards import ONE_SERVER, Holdings, ServerError, naming_server, read_holdings, server_name
 from workers.ops.books.snapshot import open_books
+from workers.ops.books.whole_books import PartOfBooksError, check_whole
 from workers.ops.operations import count_running_operations, read_operations
 
 __all__ = ["OUTCOME_RECORDS", "LedgerSample"]
@@ -126,6 +127,7 @@ class LedgerSample:
             # First: whoever has locked the tables is told although they cannot be read.
             found = await server.memory.read(connection)
             server.locks = [replace(each, server=server.name) for each in found] if server.name else found
+            await check_whole(connection, server.settings)
             if server.name:
                 server.holdings = await read_holdings(connection)
                 self._partitions = server.holdings.partitions or self._partitions
@@ -138,14 +140,15 @@ class LedgerSample:
                 self.operations = " ".join(f"{each.operation}:{each.status}:{each.noted_at}" for each in newest)
 
     def parts(self, explain: Callable[[BaseException], str]) -> list[SystemPart]:
-        """Return the health of each of several servers, and of the numbers; nothing of a server alone.
+        """Return the health of each of several servers, and of the numbers; of a server alone that it should not be.
 
         Args:
             explain: returns an error in words.
 
         """
         if len(self._servers) == 1:
-            return []
+            error = self._servers[0].error
+            return [_named_alone(explain(error))] if isinstance(error, PartOfBooksError) else []
         parts = []
         for each in self._servers:
             if each.error is None:
@@ -200,6 +203,11 @@ def _works(holdings: Holdings, number: int) -> bool:
 def _is_moving(holdings: Holdings, number: int) -> bool:
     said = None if holdings.shard is None else holdings.shard.numbers.get(number)
     return said is not None and said.state in _UNDER_WAY
+
+
+def _named_alone(text: str) -> SystemPart:
+    do = "set INMAIL_DATABASE_SHARDS of the console, then restart it"
+    return SystemPart("Postgres", FAILED, "named alone", text, do)
 
 
 def _unworked(numbers: Sequence[int], title: str, text: str) -> SystemPart:

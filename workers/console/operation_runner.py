@@ -145,6 +145,12 @@ class OperationRunner:
     ) -> _OperationRun:
         rows, to, rate = parse_reemit(operation)
         plan = await reemit_plan.plan_reemit(settings, rows, to, rate)
+        if plan.resumes != operation.operation:
+            raise RefusedError(
+                f"operation {operation.operation} cannot go on from where it ended: a later one of the same arguments"
+                " did, or sent everything, or the topic was created again. `inmail replay reemit --dry-run` says what"
+                " the same command would send now"
+            )
         if not plan.count:
             raise RefusedError("nothing is left to send")
         return reemit.reemit(self.settings, rows, plan, who=operator, stop=stop)

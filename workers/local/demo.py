@@ -32,7 +32,7 @@ from workers.ops.books.statement import read_statement
 from workers.ops.lag import read_lag
 from workers.ops.topics.publish import publish
 from workers.ops.topics.record_lines import PublishTime
-from workers.ops.topics.results import Result, read_results
+from workers.ops.topics.results import Result, ResultFilter, read_results
 
 __all__ = ["DemoError", "run_demo"]
 
@@ -59,7 +59,7 @@ class ResultCollector:
 
     async def run(self) -> None:
         """Follow the result topics until cancelled."""
-        async with aclosing(read_results(self._settings, dead_letters=True, follow=True)) as results:
+        async with aclosing(read_results(self._settings, ResultFilter(dead_letters=True), follow=True)) as results:
             async for result in results:
                 self.results.append(result)
                 self._arrived.set()

@@ -230,7 +230,7 @@ async def find_operations(settings: Settings, last: int) -> FoundOperations:
         ServerError: when none of several servers answers.
 
     """
-    told = await ask_each_server(settings, lambda connection, _: read_operations(connection, last))
+    told = await ask_each_server(settings, lambda connection, _: read_operations(connection, last), part_will_do=True)
     if len(told.answers) == 1:
         return FoundOperations(told.answers[0], told.silent)
     # A move of a number copies those that its clock decisions name: one of each is told.
@@ -268,7 +268,7 @@ async def read_operation(settings: Settings, number: int) -> Operation:
     async def read(connection: Connection, _: object) -> Record | None:
         return await connection.fetchrow(_OPERATIONS + " where o.operation = $2", _LOCKS, number)
 
-    told = await ask_each_server(settings, read)
+    told = await ask_each_server(settings, read, part_will_do=True)
     if found := [Operation(*row) for row in told.answers if row is not None]:
         return max(found, key=lambda each: each.noted_at)
     for error in told.silent:

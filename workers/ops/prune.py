@@ -35,7 +35,8 @@ GROUP: Final = "inmail-expiry"
 _STEP: Final = 5_000  # ticks looked at in one transaction
 _TIMEOUT: Final = 600.0  # seconds for a count: a year of ticks takes one
 _RECREATED: Final = (
-    "select partition from lanes where consumer_group = $1 and topic = $2 and topic_id <> $3 order by 1 limit 1"
+    "select partition from lanes where consumer_group = $1 and topic = $2 and topic_id <> $3"
+    " and partition <> all($4::integer[]) order by 1 limit 1"
 )
 # Of each partition: up to `gone_until` ticks are gone with the topic that they were in, later ones below the offset
 # `below`. A topic that lost records at its end, and was gone on with, is the same: what is left of it is read again.
@@ -127,7 +128,7 @@ async def plan_prune(settings: Settings) -> PrunePlan:
     for server, holdings in await all_holdings(settings):
         held = {number: offset for number, offset in oldest.items() if holdings.has_number(number)}
         async with open_database(server, patient=True) as connection:
-            lane = await connection.fetchval(_RECREATED, GROUP, EXPIRY_TICKS, topic_id)
+            lane = await connection.fetchval(_RECREATED, GROUP, EXPIRY_TICKS, topic_id, holdings.foreign)
             if lane is not None:
                 raise RefusedError(
                     f"{EXPIRY_TICKS} was deleted and created again since its partition {lane} was read: run `inmail"

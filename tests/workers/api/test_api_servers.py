@@ -12,7 +12,7 @@ from infra.clock import utc_now
 from infra.settings import Settings
 from tests.workers.api.served import Answer, Client, Line, serving
 from tests.workers.processes import free_port
-from tests.workers.two_servers import PlacedBook, TwoServers, account_of, set_state
+from tests.workers.two_servers import PlacedBook, TwoServers, account_of, ask_alone, set_state
 from tests.workers.wire import eventually
 from workers.ops.books.shards import server_name
 
@@ -41,8 +41,11 @@ def _still(answer: Answer) -> Any:
     return {name: value for name, value in answer.body.items() if name != "as_of"}
 
 
-async def test_every_account_is_answered_as_by_its_own_server_alone(client: Client, servers: TwoServers) -> None:
+async def test_every_account_is_answered_as_by_its_own_server_alone(
+    client: Client, servers: TwoServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Balance, statement and outcome; an account that nobody knows is unknown."""
+    ask_alone(monkeypatch)
     for account, alone in zip(servers.accounts, servers.alone, strict=True):
         statement = await client.get(f"/v1/accounts/{account}/statement")
         request = statement.body["lines"][-1]["request_id"]
@@ -129,6 +132,25 @@ async def test_one_server_by_two_addresses_makes_no_process_ready(
     assert "two addresses of this API's servers are one server" in answer.body["detail"]
     name = server_name(servers.alone[0])
     assert (503, f"INMAIL_DATABASE_SHARDS: {name.partition('/')[0]}/") == (status, reasons[0])
+
+
+async def test_one_server_of_several_answers_nothing(servers: TwoServers, books: dict[str, PlacedBook]) -> None:
+    """With INMAIL_DATABASE_SHARDS forgotten, others' accounts would be unknown, or as they were before a move."""
+    settings = servers.alone[0].model_copy(update={"health_port": free_port()})
+    held = f"/v1/accounts/{servers.accounts[0]}/balance"
+    async with serving(settings) as client:
+        answers = [await client.get(f"/v1/accounts/{account}/balance") for account in books]
+        health = await client.get("/v1/health")
+        status, reasons = await _ready(settings)
+        await set_state(servers.first, 3, "held")
+        await eventually(lambda: _spends(client, held, 4), "answered, as the server is alone")
+        well = (await client.get("/v1/health")).status
+
+    assert [(503, "database-away")] * 3 == [each.problem for each in (*answers, health)]
+    assert all("reads one of several servers" in each.body["detail"] for each in (*answers, health))
+    name = server_name(servers.alone[0]).partition("/")[0]
+    assert (503, [f"INMAIL_DATABASE_SHARDS names no servers, and {name}/"]) == (status, reasons)
+    assert well == 200
 
 
 async def _ready(settings: Settings) -> tuple[int, list[str]]:

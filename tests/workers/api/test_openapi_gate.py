@@ -1,6 +1,7 @@
 """The gate that keeps the read API's promise to its clients: what may change in its OpenAPI document."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from workers.api import openapi as module
 from workers.api.compatibility import broken_promises
 from workers.api.openapi import openapi
+from workers.api.problems import ProblemKind
 
 _BALANCE_PATH = "/v1/accounts/{account_id}/balance"
 
@@ -73,6 +75,18 @@ def test_what_would_break_a_client_can_be_neither_written_nor_checked(
 
     assert json.dumps(published) == file.read_text()
     assert [True, True] == [change in each.splitlines() for each in said]
+
+
+def test_every_problem_that_an_operation_answers_with_is_described() -> None:
+    """A host's wrong name keeps each of them, health as well; a wrong path or method is of none."""
+    document, of_none = openapi(), {ProblemKind.NOT_FOUND, ProblemKind.METHOD_NOT_ALLOWED}
+    told = {
+        path: set(re.findall(r"urn:inmail:problem:[a-z-]+", json.dumps(each["get"]["responses"])))
+        for path, each in document["paths"].items()
+    }
+
+    assert {kind.urn for kind in ProblemKind} - {kind.urn for kind in of_none} == set().union(*told.values())
+    assert all(ProblemKind.WRONG_HOST.urn in urns for urns in told.values())
 
 
 def test_what_is_added_to_the_api_breaks_nobody() -> None:

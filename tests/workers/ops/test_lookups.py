@@ -1,5 +1,6 @@
 """Operators' look-ups of one request read its rows alone: neither those of other accounts, nor a busy account's all."""
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
@@ -7,17 +8,29 @@ from uuid import UUID, uuid4
 import pytest
 
 from infra.postgres import Connection
-from schemas.catalogue import SEND_REQUESTS
+from schemas.catalogue import EXPIRY_TICKS, SEND_REQUESTS, fingerprint
 from schemas.envelope import Event
-from tests.ledger.book import Book
+from schemas.ticks import ExpiryTick
+from tests.ledger.book import NEW_YEAR, Book
+from workers.ledger.model import WorkerName
 from workers.ops.books.audit import CHECKS
 from workers.ops.books.audit_new import _LOOKUP_PLANS, _LOOKUPS
 from workers.ops.dead_letters import history
+from workers.ops.replay import rewind_target
+from workers.ops.replay.rewind_target import NoTargetError, PartitionState
 from workers.ops.trace import in_books
 
 BUSY = 30_000  # rows of one account
 SHARING = 2_000  # accounts that use one id
 FEW = 20  # rows
+# Whose number is that of the id, of four partitions.
+_TICKS = """
+insert into ticks (
+    partition, request_id, fingerprint, code, source_offset, as_of, horizon, lots, credits, complete, steps
+)
+select n % 4, lpad(to_hex(n), 32, '0')::uuid, $2, 'booked', n, '2030-01-01Z', '2030-01-01Z', 0, 0, true, 1
+from generate_series(1, $1) as n
+"""
 
 
 class SharedId:
@@ -136,3 +149,41 @@ async def test_the_plans_of_the_look_ups_begin_with_the_request(shared_id: Share
     assert all(index in plan for index in ("using journal_outcomes", "using journal_conflicts"))
     assert "Index Cond: ((ROW(request_id, account) >= ROW(u.request_id, a.account))" in plan
     assert "Index Cond: ((ROW(request_id, account, fingerprint) >= ROW(u.request_id, a.account," in plan
+
+
+async def test_a_request_to_rewind_to_is_looked_for_by_its_id(shared_id: SharedId) -> None:
+    """One that nobody knows as well, before it is refused: no index has all answers."""
+    connection = shared_id.book.connection
+    places = {0: PartitionState(0, 0, 9, 9, 9)}
+
+    async def look_up() -> None:
+        with pytest.raises(NoTargetError, match="send has no stored outcome of request"):
+            await rewind_target._find_request(connection, WorkerName.SEND, uuid4(), places)
+
+    _, read = await _count_rows(connection, look_up)
+
+    assert read < FEW
+
+
+async def test_the_answer_to_a_dead_letter_s_tick_is_found_by_its_partition(database: Connection) -> None:
+    """The key of answers to ticks begins with it; 25 million of them come in a year. A stranger's letter may lie."""
+    ticks = [
+        ExpiryTick.create(id=UUID(int=each), source="/test", time=NEW_YEAR, data={"as_of": NEW_YEAR})
+        for each in (5, BUSY)
+    ]
+    await database.execute(_TICKS, BUSY, fingerprint(ticks[0]))
+    await database.execute("analyze ticks")
+    asked = [(EXPIRY_TICKS, partition, tick) for tick, partition in zip(ticks, (1, 2**40), strict=True)]
+    plans = []
+
+    class _Explaining:
+        async def fetch(self, sql: str, *values: Any) -> list[Any]:
+            plans.append("\n".join(row[0] for row in await database.fetch(f"explain {sql}", *values)))
+            return list(await database.fetch(sql, *values))
+
+    explaining: Any = _Explaining()
+    found = await history.read_answers(explaining, asked)
+
+    assert ["booked", None] == [each and each.code for each in found]
+    (plan,) = plans
+    assert re.search(r"ticks_pkey.*\n +Index Cond: .*partition = ANY.*request_id = ANY", plan), plan

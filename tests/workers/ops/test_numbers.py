@@ -11,6 +11,7 @@ from tests.workers.two_servers import TwoServers, account_of, set_state
 from workers.commands.running import Exit
 from workers.ledger.model import WorkerName
 from workers.ops.books.shards import NotHeldError, ServerError, server_name
+from workers.ops.books.whole_books import PartOfBooksError
 from workers.ops.clock.decide import ClockDecision, decide_clock, plan_clock
 from workers.ops.clock.set_back import VERB, plan_set_back, set_back
 from workers.ops.clock.state import read_clocks
@@ -86,6 +87,32 @@ async def test_accounts_of_several_servers_are_not_numbered_anew(servers: TwoSer
 
     with pytest.raises(RefusedError, match=r"by 4 partitions, .* is 8: .*`inmail shards move`"):
         await plan_numbering(more)
+
+
+async def test_copies_that_a_move_left_are_to_be_deleted_before_accounts_are_counted(servers: TwoServers) -> None:
+    """Their server holds no number that could be moved to the first."""
+    await servers.first.execute("update partitioning set partitions = 8")
+    await servers.second.execute("insert into accounts (account_id, partition) values ('copy', 3)")
+    await set_state(servers.first, 3, "held")
+    await set_state(servers.second, 3, "left", servers.first)
+
+    with pytest.raises(RefusedError, match=r"they are copies .* `inmail shards move` .* without --keep"):
+        await plan_numbering(servers.both.model_copy(update={"topic_partitions": 8}))
+
+
+async def test_one_server_of_several_is_not_numbered_anew(servers: TwoServers) -> None:
+    """With INMAIL_DATABASE_SHARDS forgotten, its accounts would get numbers that another server holds."""
+    await servers.first.execute("insert into accounts (account_id, partition) values ('a', 0)")
+    alone = servers.alone[0].model_copy(update={"topic_partitions": 8})
+
+    for number_or_plan in (plan_numbering, number_accounts):
+        with pytest.raises(PartOfBooksError, match="holds only some of the partition numbers: name all servers"):
+            await number_or_plan(alone)
+
+    assert [4, 0] == [
+        await servers.first.fetchval(query)
+        for query in ("select partitions from partitioning", "select partition from accounts")
+    ]
 
 
 async def test_a_server_without_accounts_is_told_the_count_of_the_others(servers: TwoServers) -> None:

@@ -35,7 +35,7 @@ from workers.ops.dead_letters.report import report_dead_letter
 from workers.ops.lag import GroupLag, read_lag
 from workers.ops.topics.plan import TopicChange, TopicsError, apply_topics
 from workers.ops.topics.publish import PublishReport, publish
-from workers.ops.topics.results import Result, read_results, sort_by_time
+from workers.ops.topics.results import Result, ResultFilter, read_results, sort_by_time
 
 
 def _file(*lines: Event | bytes | dict[str, object]) -> io.BytesIO:
@@ -62,7 +62,7 @@ async def _work_off(settings: Settings) -> None:
 
 async def _results(settings: Settings, **selection: object) -> list[Result]:
     # All of them in order, however many other tests left here.
-    async with aclosing(sort_by_time(read_results(settings, **selection), held=1_000_000)) as results:  # type: ignore[arg-type]
+    async with aclosing(sort_by_time(read_results(settings, ResultFilter(**selection)), held=1_000_000)) as results:  # type: ignore[arg-type]
         return [result async for result in results]
 
 
@@ -99,7 +99,7 @@ async def test_a_follower_sees_what_comes_after_it_began(cluster: Settings, acco
     """From the end: nothing of before, and no waiting for an end."""
     await publish(cluster, _file(promotion(account, 5)))
     await _work_off(cluster)
-    async with aclosing(read_results(cluster, account=account, follow=True)) as results:
+    async with aclosing(read_results(cluster, ResultFilter(account), follow=True)) as results:
         first = await anext(results)
         await publish(cluster, _file(send(account)))
         await _work_off(cluster)

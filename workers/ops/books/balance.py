@@ -96,7 +96,7 @@ where l.account = $1
 """
 
 _CANCELS = """
-select sequence, code, details
+select sequence, code, as_of, details
 from journal
 where account = $1 and as_of <= $2 and code in ('cancelled', 'cancellation_taken_back')
 order by sequence
@@ -187,16 +187,19 @@ def readable_account_id(account_id: str) -> str:
 
 
 def lot_end(lot: Mapping[str, Any], cancels: Sequence[Mapping[str, Any]]) -> datetime:
-    """Return the end of a lot with credits, as of its grant and of the cancels while the lot was open."""
+    """Return the end of a lot with credits, as of its grant and of the cancels while the lot was open.
+
+    A cancel leaves the end of a lot that had ended by itself.
+    """
     until: datetime = lot["first_until"]
     for row in cancels:
         of_this = row["details"]["subscription_id"] == lot["subscription_id"]
         if not of_this or row["sequence"] < lot["opened_by"] or row["sequence"] > (lot["closed_by"] or row["sequence"]):
             continue
-        if row["code"] == "cancelled":
-            until = max(lot["granted_at"], min(until, datetime.fromisoformat(row["details"]["effective_at"])))
-        else:
+        if row["code"] != "cancelled":
             until = lot["full_expires_at"]
+        elif row["as_of"] < until:
+            until = max(lot["granted_at"], min(until, datetime.fromisoformat(row["details"]["effective_at"])))
     return until
 
 

@@ -1,6 +1,6 @@
 """Questions to the servers that hold the books together: to the one that holds an account, or to each of them.
 
-With one server none of this asks what the server holds: its questions and errors are those of a system without shards.
+A server alone is asked one thing more: whether it holds all of the books, or somebody has left the others out.
 """
 
 import asyncio
@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Generic, Protocol, TypeVar
 
-from pydantic import PostgresDsn
-
 from infra.kafka.clients import NotSetUpError, partition_of
 from infra.migrate import MigrationError
-from infra.postgres import POSTGRES_ERRORS, Connection, database_address
+from infra.postgres import POSTGRES_ERRORS, Connection
 from infra.postgres_rights import MissingPrivilegesError
 from infra.settings import Settings, SettingsError
 from infra.shards import NumberState, Shard, check_distinct, read_shard, settings_of_shards
 from workers.ops.books.snapshot import open_books
+from workers.ops.books.whole_books import check_whole, has_one_server, server_name
 
 __all__ = [
     "ONE_SERVER",
@@ -130,17 +129,6 @@ class ServerAnswers(Generic[Answer]):
         return any(holdings.has_number(number) for _, holdings, _ in self.found)
 
 
-def server_name(settings: Settings) -> str:
-    """Return a server's hosts and ports, and its database: `db-1:5432/inmail`."""
-    path = PostgresDsn(settings.database_url.get_secret_value()).path
-    return f"{database_address(settings)}{path or ''}"
-
-
-def has_one_server(settings: Settings) -> bool:
-    """Tell whether one server holds the books."""
-    return len(settings_of_shards(settings)) == 1
-
-
 @contextmanager
 def naming_server(settings: Settings) -> Iterator[None]:
     """Raise errors of one of several servers as `ServerError`; those of the only server as they are."""
@@ -161,12 +149,16 @@ async def ask_each_server(
     settings: Settings,
     question: Callable[[Connection, Holdings], Awaitable[Answer]],
     only: Connection | None = None,
+    *,
+    part_will_do: bool = False,
 ) -> ServerAnswers[Answer]:
     """Ask every server side by side, each in one snapshot of its own, with what it holds.
 
-    Where there is one server, it is asked over `only`, if that connection is given, and not in a snapshot.
+    Where there is one server, it is asked over `only`, if that connection is given, and not in a snapshot. If it is one
+    of several, it is asked where `part_will_do`.
 
     Raises:
+        PartOfBooksError: when the only server that is named is one of several.
         RepeatedServerError: when two of several URLs lead to one server, whose answer would count twice.
         ServerError: when none of several servers answers: that of the first.
         OSError, asyncpg.PostgresError, NotSetUpError: of the only server.
@@ -175,6 +167,8 @@ async def ask_each_server(
     servers = settings_of_shards(settings)
     if len(servers) == 1:
         async with open_books(settings) if only is None else nullcontext(only) as connection:
+            if not part_will_do:
+                await check_whole(connection, settings)
             return ServerAnswers([(settings, ONE_SERVER, await question(connection, ONE_SERVER))], [])
 
     async def ask(server: Settings) -> tuple[Settings, Holdings, Answer] | ServerError:
@@ -254,11 +248,12 @@ async def open_books_of(settings: Settings, account_id: str) -> AsyncIterator[Co
 
     Raises:
         NotHeldError, ServerError: as `settings_of_account` does.
-        OSError, asyncpg.PostgresError, NotSetUpError: of the only server.
+        OSError, asyncpg.PostgresError, NotSetUpError, PartOfBooksError: of the only server.
 
     """
     if has_one_server(settings):
         async with open_books(settings) as connection:
+            await check_whole(connection, settings)
             yield connection
         return
     for _ in range(_ATTEMPTS):
@@ -280,7 +275,7 @@ class AccountQuestion(Protocol[_Result_co]):
         Raises:
             UnknownAccountError: when the ledger has no such account.
             NotHeldError, ServerError: as `settings_of_account` does.
-            OSError, asyncpg.PostgresError, NotSetUpError: of the only server.
+            OSError, asyncpg.PostgresError, NotSetUpError, PartOfBooksError: of the only server.
 
         """
         ...

@@ -1,16 +1,28 @@
 """Whether the only server that is named holds all of the books: somebody may have forgotten INMAIL_DATABASE_SHARDS."""
 
-from infra.postgres import Connection
+from pydantic import PostgresDsn
+
+from infra.postgres import Connection, database_address
 from infra.settings import Settings, SettingsError
-from infra.shards import read_shard
-from workers.ops.books.shards import has_one_server, server_name
+from infra.shards import read_shard, settings_of_shards
 from workers.ops.books.snapshot import open_books
 
-__all__ = ["PartOfBooksError", "check_whole", "check_whole_books"]
+__all__ = ["PartOfBooksError", "check_whole", "check_whole_books", "has_one_server", "server_name"]
 
 
 class PartOfBooksError(SettingsError):
     """The only server that is named holds some of the partition numbers. The message names it, and says what to set."""
+
+
+def server_name(settings: Settings) -> str:
+    """Return a server's hosts and ports, and its database: `db-1:5432/inmail`."""
+    path = PostgresDsn(settings.database_url.get_secret_value()).path
+    return f"{database_address(settings)}{path or ''}"
+
+
+def has_one_server(settings: Settings) -> bool:
+    """Tell whether one server holds the books."""
+    return len(settings_of_shards(settings)) == 1
 
 
 async def check_whole(connection: Connection, settings: Settings) -> None:

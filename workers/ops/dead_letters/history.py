@@ -150,20 +150,23 @@ where j.fingerprint = u.fingerprint
 """
 
 
+# The partition comes first in the key.
+_TICK_ANSWERS: Final = (
+    "select partition, request_id, fingerprint, code, as_of from ticks"
+    " where request_id = any($1) and partition = any($2::bigint[]) and code <> 'booking'"
+)
+
+
 async def read_answers(connection: Connection, events: Sequence[tuple[str, int, Event]]) -> list[StoredAnswer | None]:
     """Return the stored answer to each (topic, partition, event), None for an event without an answer.
 
     An event with the same id and another body is another request, which would be answered with `key_conflict`.
     """
-    ticks = [event.id for topic, _, event in events if topic == EXPIRY_TICKS]
+    ticks = [(event.id, partition) for topic, partition, event in events if topic == EXPIRY_TICKS]
     requests = [event for topic, _, event in events if topic != EXPIRY_TICKS]
     found: dict[tuple[str | int, UUID, int], StoredAnswer] = {}
     if ticks:
-        rows = await connection.fetch(
-            "select partition, request_id, fingerprint, code, as_of from ticks"
-            " where request_id = any($1) and code <> 'booking'",
-            ticks,
-        )
+        rows = await connection.fetch(_TICK_ANSWERS, [each[0] for each in ticks], [each[1] for each in ticks])
         found |= {(row[0], row[1], row[2]): StoredAnswer(row[3], row[4], None) for row in rows}
     if requests:
         rows = await connection.fetch(

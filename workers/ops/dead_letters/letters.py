@@ -69,6 +69,11 @@ class DeadLetter:
         """The dead letter's partition and offset, as operators write them: 3/17."""
         return f"{self.partition}/{self.offset}"
 
+    @property
+    def size(self) -> int:
+        """Bytes of the message, without its key and its headers' names."""
+        return len(self.value or b"") + sum(len(value or b"") for _, value in self.headers)
+
 
 @dataclass(frozen=True, slots=True)
 class LetterFilter:
@@ -127,9 +132,7 @@ class FoundLetters:
     unsearched: set[MessagePosition] = field(default_factory=set)  # positions that no search has reached the end for
 
 
-async def find_dead_letters(
-    settings: Settings, partition: int | None = None, offset: int = 0
-) -> AsyncGenerator[DeadLetter, None]:
+async def find_dead_letters(settings: Settings, partition: int | None = None) -> AsyncGenerator[DeadLetter, None]:
     """Yield all dead letters in the topic up to its end at the start, each partition's in order.
 
     Close the generator with `contextlib.aclosing` when leaving early.
@@ -137,7 +140,6 @@ async def find_dead_letters(
     Args:
         settings: where Kafka is.
         partition: only this partition; None: all.
-        offset: the first offset.
 
     Raises:
         NotSetUpError: when the topic does not exist.
@@ -146,7 +148,7 @@ async def find_dead_letters(
     """
     places = [place for place in await all_partitions(settings, [DEAD_LETTERS]) if partition in (None, place.partition)]
     if places:
-        async with aclosing(read_records(settings, places, start=offset)) as records:
+        async with aclosing(read_records(settings, places)) as records:
             async for record in records:
                 yield parse_dead_letter(record)
 

@@ -11,7 +11,7 @@ clock ever set back, letters of the time that it lived twice are missing where `
 
 import asyncio
 from bisect import bisect_left
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,12 +28,10 @@ from infra.kafka.cluster_queries import EARLIEST, LATEST, ClusterQueries, open_c
 from infra.kafka.records import all_partitions
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS
+from workers.ops.dead_letters.chosen_letters import Place, chosen_offsets
 from workers.ops.dead_letters.letters import ALL, DeadLetter, LetterFilter, parse_dead_letter
 
-__all__ = ["LetterCursor", "LetterPage", "Place", "count_newest", "kafka_time", "list_dead_letters"]
-
-Place = tuple[int, int]
-"""Partition and offset of a dead letter."""
+__all__ = ["LetterCursor", "LetterPage", "count_newest", "kafka_time", "list_dead_letters"]
 
 LetterCursor = Mapping[int, int]
 """Where a page ends: by partition, the offset before which the next page reads. Other partitions are at their end."""
@@ -119,7 +117,9 @@ async def list_dead_letters(  # noqa: PLR0913 - independent options
     page: list[DeadLetter] = []
     began = utc_now() if selection.before is None else min(utc_now(), selection.before)
     window = _FIRST_WINDOW if last is None else min(_FIRST_WINDOW, 2 * last)
-    async with _open_streams(settings, selection, _chosen(selection, places), after, window, budget=budget) as streams:
+    async with _open_streams(
+        settings, selection, chosen_offsets(selection, places), after, window, budget=budget
+    ) as streams:
         async with aclosing(_newest_first(streams, is_selected or selection.matches, budget)) as letters:
             while last is None or len(page) < last:
                 letter = await anext(letters, None)
@@ -206,19 +206,6 @@ def kafka_time(at: datetime) -> int:
 
 def _order(letter: DeadLetter) -> tuple[datetime, int, int]:
     return letter.set_aside_at, letter.partition, letter.offset
-
-
-def _chosen(selection: LetterFilter, places: Iterable[Place] | None) -> dict[int, list[int]] | None:
-    """Return the offsets that can match, by partition; None: any."""
-    chosen = [set(each) for each in (places, selection.places) if each is not None]
-    if selection.partition is not None and selection.offset is not None:
-        chosen.append({(selection.partition, selection.offset)})
-    if not chosen:
-        return None
-    offsets = defaultdict(list)
-    for partition, offset in sorted(set.intersection(*chosen)):
-        offsets[partition].append(offset)
-    return dict(offsets)
 
 
 @asynccontextmanager

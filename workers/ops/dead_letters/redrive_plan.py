@@ -21,6 +21,7 @@ from schemas.results import DeadLetterReason
 from workers.jobs.billing import unknown_plan
 from workers.ledger.plans import Catalogue, load_catalogue
 from workers.ops.books.shards import ServerError
+from workers.ops.dead_letters.chosen_letters import chosen_offsets, read_chosen
 from workers.ops.dead_letters.history import LetterKey, Redrive, decode_message, letter_key
 from workers.ops.dead_letters.letters import UNREADABLE, DeadLetter, LetterFilter, find_dead_letters
 from workers.ops.dead_letters.server_answers import (
@@ -44,6 +45,7 @@ __all__ = [
 
 RATES: Final = (0.01, 5000.0)  # the allowed range, in messages a second
 _BATCH = 500
+_BATCH_BYTES = 8 * 1024 * 1024  # of messages, but for the last: a message may have a mebibyte
 
 # The reasons not to send a message back, and their texts. The first three hold whatever the options are.
 UNREADABLE_LETTER: Final = "unreadable"
@@ -234,13 +236,17 @@ async def decide_redrives(  # noqa: PLR0913, PLR0917 - what, how and by what is 
     catalogue = load_catalogue(settings.plans_file)
     counts = await partition_counts(settings, INPUT_TOPICS)
     judge = RedrivePlanner(settings, catalogue, counts, redrives, options)
+    chosen = chosen_offsets(selection)
     batch: list[DeadLetter] = []
-    async with aclosing(find_dead_letters(settings, selection.partition, selection.offset or 0)) as letters:
+    size = 0
+    found = find_dead_letters(settings, selection.partition) if chosen is None else read_chosen(settings, chosen)
+    async with aclosing(found) as letters:
         async for letter in letters:
             if selection.matches(letter) and (places is None or letter_key(letter) in places):
                 batch.append(letter)
-            if len(batch) >= _BATCH:
+                size += letter.size
+            if len(batch) >= _BATCH or size >= _BATCH_BYTES:
                 yield await judge.decide(connection, batch)
-                batch = []
+                batch, size = [], 0
     if batch:
         yield await judge.decide(connection, batch)

@@ -32,6 +32,8 @@ from workers.ops.dead_letters.server_answers import read_server_answers, read_se
 
 __all__ = ["DeadLetterReport", "count_dead_letters", "report_dead_letter", "report_dead_letters"]
 
+# The database may lack this version's migrations.
+_IS_MIGRATED: Final = "select to_regclass('redriven') is not null and to_regclass('shard') is not null"
 _IS_NOTED: Final = "select exists (select from operations where operation = $1)"
 _REDRIVEN_BY: Final = "select letter_partition, letter_offset, letter from redriven where operation = $1"
 _Told = tuple[DeadLetter, LetterHistory | None]
@@ -201,8 +203,7 @@ async def _open_books_if_reachable(settings: Settings) -> AsyncIterator[tuple[Co
         yield None, str(error) or type(error).__name__
         return
     try:
-        # The database may lack this version's migrations.
-        if await connection.fetchval("select to_regclass('redriven')") is None:
+        if not await connection.fetchval(_IS_MIGRATED):
             yield None, "the database does not have this version's tables: run `inmail migrate`"
         else:
             yield connection, None

@@ -24,6 +24,7 @@ from workers.jobs.balances import balance_messages
 from workers.jobs.job import Message
 from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.shards import Holdings, ServerError
+from workers.ops.books.whole_books import check_whole_books
 from workers.ops.numbers import one_server_of_account
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError
 from workers.ops.replay.server_parts import Resumption, ServerParts, Unfinished, plan_parts
@@ -103,9 +104,8 @@ async def plan_balances(
         from_start: begin at the first account, instead of resuming a run that did not finish.
 
     Raises:
-        RefusedError: when the topic of balances is switched off.
-        UnknownAccountError: when the ledger has no such account.
-        NotSetUpError: when the topic does not exist, or the database was never migrated.
+        RefusedError, PartOfBooksError: when the topic is switched off, or the only server that is named has a part.
+        UnknownAccountError, NotSetUpError: when there is no such account, no topic, or no tables of this version.
         NotHeldError, ServerError: of several servers, as `plan_parts` and `settings_of_account` raise them.
         KafkaError, OSError, asyncpg.PostgresError: when Kafka or Postgres cannot be reached or refuses.
 
@@ -115,6 +115,7 @@ async def plan_balances(
             f"INMAIL_BALANCES_TOPIC is off: switch {BALANCES} on for the workers first, and here, or a balance that is"
             " published now is wrong after the account's next change"
         )
+    await check_whole_books(settings)
     if account is not None:
         settings = await one_server_of_account(settings, account)
     topic_id = await _read_topic_id(settings)

@@ -11,6 +11,7 @@ from typing import Any
 from infra.settings import Settings
 from workers.ops.books.shards import has_one_server, naming_server, server_name
 from workers.ops.books.snapshot import open_books
+from workers.ops.books.whole_books import check_whole_books
 from workers.ops.numbers import numbers_beside, servers_of_numbers
 from workers.ops.operations import RefusedError
 from workers.ops.replay.rebuild_plan import RebuildPlan, RebuildRequest, plan_rebuild, target_settings
@@ -46,10 +47,12 @@ async def plan_each_server(settings: Settings, request: RebuildRequest) -> list[
 
     Raises:
         NotHeldError, ServerError: of several servers, as `servers_of_numbers` raises them.
+        PartOfBooksError: when the only server that is named holds some of the numbers.
         RefusedError, NotSetUpError, CatalogueError, KafkaError, OSError, asyncpg.PostgresError: as `plan_rebuild` does.
 
     """
     if has_one_server(settings):
+        await check_whole_books(settings)
         return [ServerRebuild(settings, request, await plan_rebuild(settings, request))]
     if request.url is not None:
         raise RefusedError(

@@ -17,6 +17,7 @@ from infra.settings import Settings
 from schemas.catalogue import ALL_TOPICS, CREDIT_EVENTS, SEND_RESULTS
 from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.shards import Holdings, ServerError
+from workers.ops.books.whole_books import check_whole_books
 from workers.ops.numbers import one_server_of
 from workers.ops.operations import RefusedError
 from workers.ops.replay.reemit_rows import RowFilter, RowPosition, count_events
@@ -100,11 +101,13 @@ async def plan_reemit(
     Raises:
         RefusedError: when the topic is one of this system's, or does not exist, or the request is unknown.
         UnknownAccountError, NotSetUpError: when the ledger has no such account, or was never migrated.
+        PartOfBooksError: when the only server that is named holds some of the numbers.
         NotHeldError, ServerError: of several servers, as `plan_parts` and `one_server_of` raise them.
         KafkaError, OSError, asyncpg.PostgresError: when Kafka or Postgres cannot be reached or refuses.
 
     """
     partitions, ids = await _read_targets(settings, to)
+    await check_whole_books(settings)
     settings = await one_server_of(settings, selection.account, selection.partition)
 
     async def plan_part(connection: Connection, holdings: Holdings, earlier: Unfinished | None) -> ReemitPlan:

@@ -19,6 +19,7 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from infra.terminal import format_instant
 from workers.ledger.model import WorkerName
+from workers.ops.books.statement_page import ANSWERS_OF_REQUEST
 from workers.ops.operations import RefusedError
 from workers.topology import GROUP_OF, TOPIC_OF
 
@@ -205,7 +206,8 @@ async def _find_request(
     rows = await connection.fetch(query, request, worker.value, list(places), since)
     if not rows:
         others = await connection.fetch(
-            "select distinct worker, source_partition from journal where request_id = $1 and is_answer", request
+            f"select distinct worker, source_partition from ({ANSWERS_OF_REQUEST}) as j",  # noqa: S608 - a constant
+            request,
         )
         before = " before the topic was created again"
         known = "".join(

@@ -46,27 +46,18 @@ cross join lateral (
 {join}
 where a.partition = {number} and a.sequence > coalesce(c.sequence, 0)
 """
-# An original id is written with the first answer to its request, so with a new answer that has none before it. Three
-# partial indexes find answers by their request, as in `ANSWERS_OF_REQUEST`; nothing else of a history is read.
-_NEW_ORIGINAL: Final = """
+# An original id is written with an answer: the first one to its request, or a later one where others came by the id
+# that is derived from it. So of each request with a new answer; nothing else of a history is read.
+_ORIGINAL: Final = """
 cross join lateral (
     select x.* from original_ids as x
-    where j.is_answer and x.request_id = j.request_id and x.account = j.account and not exists (
-        select 1 from journal as e
-        where e.request_id = x.request_id and e.account = x.account and e.sequence < j.sequence
-            and e.is_answer and e.code <> 'key_conflict' and e.code <> 'balance_not_current'
-        union all
-        select 1 from journal as e
-        where e.request_id = x.request_id and e.account = x.account and e.sequence < j.sequence
-            and e.is_answer and e.code = 'balance_not_current'
-        union all
-        select 1 from journal as e
-        where e.request_id = x.request_id and e.account = x.account and e.sequence < j.sequence
-            and e.is_answer and e.code = 'key_conflict'
-    )
+    where j.is_answer and x.request_id = j.request_id and x.account = j.account
     offset 0
 ) as o
 """
+# Some of these the other server has since before.
+_STAGED: Final = "create temp table staged_original_ids (like original_ids) on commit drop"
+_KEEP_STAGED: Final = "insert into original_ids ({0}) select {0} from staged_original_ids on conflict do nothing"
 # An account's rows are 1 to its sequence, and what they say of each lot is what the lot has left: of all rows the first
 # time, and then of those since.
 _UNBALANCED: Final = """
@@ -125,7 +116,11 @@ async def copy_rows(source: Connection, target: Connection, number: int, progres
                 await target.execute(delete_of(table, number))
         await _copy_operations(source, target, number)
         for table, query in queries.items():
-            if expected[table].rows:
+            if expected[table].rows and table == "original_ids" and not is_new:
+                await target.execute(_STAGED)
+                await transfer.rows("staged_original_ids", columns[table], query)
+                await target.execute(_KEEP_STAGED.format(", ".join(columns[table])))
+            elif expected[table].rows:
                 await transfer.rows(table, columns[table], query)
         await _compare(target, number, queries, expected)
     return transfer.total
@@ -135,8 +130,9 @@ def _query(table: str, columns: list[str], number: int, *, is_new: bool) -> str:
     """Return the query for what has to be copied of a table: the same on both servers, before it and after it."""
     if is_new or table not in APPENDED:
         return rows_of(table, columns, number)
-    place, join = ("j", "") if table == "journal" else ("o", _NEW_ORIGINAL)
-    return _NEWER.format(columns=", ".join(f'{place}."{column}"' for column in columns), join=join, number=int(number))
+    place, join, first = ("j", "", "") if table == "journal" else ("o", _ORIGINAL, "distinct ")
+    names = ", ".join(f'{place}."{column}"' for column in columns)
+    return _NEWER.format(columns=first + names, join=join, number=int(number))
 
 
 async def _note_copied(source: Connection, target: Connection, number: int) -> None:

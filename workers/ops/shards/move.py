@@ -185,8 +185,9 @@ async def _bring_over(
             async with open_published_check(settings, source.connection) as published:
                 await check_members(settings)  # what was copied stays, and the number's lanes go on if they did
                 if not leaving:
+                    _check_stop(conduct.stop)
                     report.step(number, MoveStep.STOP)
-                    stopped_at = await _stop_lanes(source, target, number, move, published)
+                    stopped_at = await _stop_lanes(source, target, number, move, published, stop=conduct.stop)
                     standing.enter_context(_tell_standing(number, source))
                 report.step(number, MoveStep.WAIT)
                 await wait_for_writers(source.connection)
@@ -253,12 +254,24 @@ def _tell_standing(number: int, holder: ShardSession | None) -> Iterator[None]:
         raise
 
 
-async def _stop_lanes(
-    source: ShardSession, target: ShardSession, number: int, move: UUID, published: PublishedCheck
+def _check_stop(stop: asyncio.Event) -> None:
+    if stop.is_set():
+        raise _StoppedError
+
+
+async def _stop_lanes(  # noqa: PLR0913 - which number goes where, and until when
+    source: ShardSession,
+    target: ShardSession,
+    number: int,
+    move: UUID,
+    published: PublishedCheck,
+    *,
+    stop: asyncio.Event,
 ) -> float:
     """Stop the lanes of a number at a moment at which another server can go on with them; return when it began.
 
     Raises:
+        _StoppedError: when the operator stopped the move before there was one: the lanes go on here.
         UnpublishedError, TimeoutError: when there was none in a minute: the lanes go on here.
 
     """
@@ -268,6 +281,7 @@ async def _stop_lanes(
         try:
             await mark_leaving(source, target, number, move, lambda: published.check_lanes(number))
         except (UnpublishedError, TimeoutError):  # Kafka was too slow for lanes that wait
+            _check_stop(stop)
             if monotonic() > deadline:
                 raise
             await asyncio.sleep(_PAUSE_SECONDS)

@@ -107,13 +107,15 @@ async def plan_moves(settings: Settings, numbers: Sequence[int], to: str) -> Mov
     """
     servers = await read_servers(settings)
     target = await _find_target(settings, servers, to)
-    _check_alike(servers, target)
+    _check_migrations(servers, target)
     partitions = books_partitions(servers) or settings.topic_partitions
     if wrong := [number for number in numbers if number >= partitions]:
         raise RefusedError(
             f"there is no number {wrong[0]}: the topics have {partitions} partitions, 0 to {partitions - 1}"
         )
     found = [each for number in numbers for each in plan_number(number, target, servers)]
+    if any(each.kind is not MoveKind.DELETE for each in found):
+        _check_counts(servers, target)
     if any(each.kind is MoveKind.MOVE for each in found):
         await check_members(settings)
     moves = tuple([each for move in found if (each := await _with_size(move, target)) is not None])
@@ -135,12 +137,16 @@ async def _find_target(settings: Settings, servers: Sequence[ShardServer], to: s
     return named
 
 
-def _check_alike(servers: Sequence[ShardServer], target: ShardServer) -> None:
+def _check_migrations(servers: Sequence[ShardServer], target: ShardServer) -> None:
     for server in servers:
         if server.migrations != target.migrations:
             raise RefusedError(
                 f"{server.name} and {target.name} have other migrations: run `inmail migrate` of one version on both"
             )
+
+
+def _check_counts(servers: Sequence[ShardServer], target: ShardServer) -> None:
+    for server in servers:
         # One without accounts and lanes has an old count where partitions were added: the move gives it the other's.
         counts = {each.partitions for each in (server, target) if each.partitions is not None}
         if len(counts) > 1 and not (server.is_empty or target.is_empty):

@@ -24,8 +24,9 @@ async def purge_rows(
 ) -> int:
     """Delete the rows of a number that is held elsewhere; return of how many accounts.
 
-    Each transaction deletes whole accounts, so that what is left balances whenever this ends. The mark of an audit,
-    which would be of other accounts, is dropped once, before: none is set while the session has the lock of audits.
+    Each transaction deletes whole accounts, so that what is left balances whenever this ends. What is of the number and
+    of no account goes before them: an audit leaves a number out by the accounts that are there of it. The mark of an
+    audit, which would be of other accounts, is dropped once, first: none is set while the session has audits' lock.
 
     Args:
         connection: to the server.
@@ -41,6 +42,10 @@ async def purge_rows(
         await _check_foreign(connection, number)
         for table in DROPPED:
             await connection.execute(f"delete from {table}")  # noqa: S608 - our own names
+    async with connection.transaction():
+        await _check_foreign(connection, number)
+        for table in _OF_PARTITION:
+            await connection.execute(f"delete from {table} where partition = $1", number)  # noqa: S608
     last, count, total = -1, 0, await connection.fetchval(_COUNT, number)
     while accounts := [row["account"] for row in await connection.fetch(_NEXT, number, last, _ACCOUNTS)]:
         async with connection.transaction():
@@ -49,10 +54,6 @@ async def purge_rows(
                 await connection.execute(f"delete from {table} where account = any($1)", accounts)  # noqa: S608
         last, count = accounts[-1], count + len(accounts)
         progress(count, max(count, total))
-    async with connection.transaction():
-        await _check_foreign(connection, number)
-        for table in _OF_PARTITION:
-            await connection.execute(f"delete from {table} where partition = $1", number)  # noqa: S608
     return count
 
 

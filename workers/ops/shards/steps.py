@@ -57,9 +57,11 @@ set epoch = l.epoch + 1, head = null, held = null,
 # All lanes of the number wait meanwhile: a process that hangs does not keep them.
 _IDLE_AT_MOST: Final = "set local idle_in_transaction_session_timeout = '10s'"
 _LOCK_LANES: Final = "select from lanes where partition = $1 order by consumer_group for update"
+# An id of its own is above every id that was assigned before it. A snapshot's xmax is not: it follows the highest id
+# that has ended, and an open transaction may have a higher one.
+_HORIZON: Final = "select pg_current_xact_id()::text::bigint"
 # Transactions that have written, and began to before one. Those of another database cannot write to this one. Which
 # session locks a transaction's id every user may see, also where `pg_stat_activity` hides `backend_xid`.
-_NEXT_TRANSACTION: Final = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 _WRITERS: Final = """
 select x.id::text as transaction, p.gid, l.pid, a.usename, a.application_name
 from pg_snapshot_xip(pg_current_snapshot()) as x (id)
@@ -147,8 +149,8 @@ async def wait_for_writers(connection: Connection) -> None:
 
     """
     deadline = monotonic() + _WRITERS_SECONDS
-    next_id = await connection.fetchval(_NEXT_TRANSACTION)
-    while writers := await connection.fetch(_WRITERS, next_id):
+    horizon = await connection.fetchval(_HORIZON)
+    while writers := await connection.fetch(_WRITERS, horizon):
         if monotonic() > deadline:
             raise RefusedError(
                 f"a transaction that has written is open for more than {_WRITERS_SECONDS:.0f} s, and what it wrote may"

@@ -10,6 +10,7 @@ import asyncpg
 from infra.postgres import Connection, open_database
 from infra.settings import Settings
 from workers.ops.books.shards import Holdings, ask_each_server, has_one_server, naming_server, server_name
+from workers.ops.books.whole_books import check_whole
 from workers.ops.numbers import set_partition_count
 from workers.ops.operations import RefusedError
 
@@ -22,6 +23,7 @@ async def plan_numbering(settings: Settings) -> str | None:
     """Return what numbering the accounts would do, in words; None where there is nothing to do or no books are there.
 
     Raises:
+        PartOfBooksError: when the only server that is named is one of several, and has another count.
         RefusedError: when accounts of several servers are numbered by another count.
         ServerError: when one of several servers does not answer.
         OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
@@ -35,9 +37,12 @@ async def plan_numbering(settings: Settings) -> str | None:
     try:
         async with open_database(settings) as connection:
             row = await connection.fetchrow(_COUNTS)
+            if row is None or row["partitions"] == settings.topic_partitions:
+                return None
+            if not (row["partitions"] or row["accounts"]):
+                return None
+            await check_whole(connection, settings)
     except asyncpg.UndefinedTableError:
-        return None
-    if row is None or row["partitions"] == settings.topic_partitions or not (row["partitions"] or row["accounts"]):
         return None
     before = "no count yet" if row["partitions"] is None else f"{row['partitions']}"
     return f"number accounts by {settings.topic_partitions} partitions (so far: {before}), each with its lots"
@@ -62,9 +67,7 @@ async def _servers_to_count(settings: Settings) -> list[Settings]:
         if holdings.partitions not in (None, wanted) and not is_empty:
             raise RefusedError(
                 f"{server_name(server)} numbers its accounts by {holdings.partitions} partitions, and"
-                f" INMAIL_TOPIC_PARTITIONS is {wanted}: accounts are not numbered anew while several servers hold them,"
-                " as they would belong to other servers. Move all numbers to server 0 first (`inmail shards move`),"
-                " take the others out of INMAIL_DATABASE_SHARDS, and run this again"
+                f" INMAIL_TOPIC_PARTITIONS is {wanted}: {_what_to_move(holdings)}"
             )
     counts = {holdings.partitions for _, holdings, _ in answers.found}
     if counts == {None}:  # the first lane tells it
@@ -77,6 +80,20 @@ async def _servers_to_count(settings: Settings) -> list[Settings]:
     ]
 
 
+def _what_to_move(holdings: Holdings) -> str:
+    """Return what to do about a server whose accounts are numbered by another count."""
+    if not holdings.numbers:
+        return (
+            "they are copies of accounts that another server holds. Delete them: `inmail shards move` of their numbers"
+            " to the server that holds them, without --keep; then run this again"
+        )
+    return (
+        "accounts are not numbered anew while several servers hold them, as they would belong to other servers. Move"
+        " all numbers to server 0 first (`inmail shards move` without --keep), take the others out of"
+        " INMAIL_DATABASE_SHARDS, and run this again"
+    )
+
+
 async def _is_empty(connection: Connection, _: Holdings) -> bool:
     return not await connection.fetchval("select exists (select from accounts) or exists (select from lanes)")
 
@@ -87,6 +104,7 @@ async def number_accounts(settings: Settings) -> int:
     Of several servers, those without accounts are told by how many partitions accounts are numbered.
 
     Raises:
+        PartOfBooksError: when the only server that is named is one of several.
         RefusedError, ServerError: of several servers, as `plan_numbering` raises them.
         OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
 
@@ -98,4 +116,5 @@ async def number_accounts(settings: Settings) -> int:
                     await set_partition_count(connection, settings.topic_partitions)
         return 0
     async with open_database(settings, patient=True) as connection:  # a large table takes minutes
+        await check_whole(connection, settings)
         return int(await connection.fetchval("select number_accounts($1)", settings.topic_partitions))

@@ -13,7 +13,6 @@ from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.lanes import next_offsets
 from workers.ops.books.original_ids import find_request_ids
 from workers.ops.books.shards import Holdings, ServerError, ask_each_server, choose_server
-from workers.ops.dead_letters.history import LetterKey, Redrive, merge_redrives, read_redrives
 from workers.ops.trace import in_books as books
 from workers.ops.trace.in_books import DecidedRecord
 
@@ -41,7 +40,6 @@ class _FoundOnServer(NamedTuple):
     ids: list[UUID]  # of requests that a producer gave the original id
     cases: list[DecidedRecord]
     unknown: UnknownAccountError | None
-    redrives: dict[LetterKey, list[Redrive]]
     decided: dict[TopicPartition, int]
 
 
@@ -51,7 +49,6 @@ class FoundInBooks(NamedTuple):
     id: UUID | None  # that is asked for
     cases: list[DecidedRecord]
     unknown: UnknownAccountError | None  # the account may have dead letters or undecided records
-    redrives: Mapping[LetterKey, Sequence[Redrive]]
     decided: Mapping[TopicPartition, int]  # the next offset to decide of each input partition
     is_known: Callable[[int], bool]  # whether the lanes of a partition are in `decided`, if they have decided anything
     silent: Sequence[ServerError]  # servers that may have more
@@ -78,7 +75,6 @@ async def read_books(settings: Settings, question: Question) -> FoundInBooks:
     ids = sorted({id_ for each in told.answers for id_ in each.ids})
     if question.original is not None and len(ids) != 1:
         raise next(iter(silent), None) or _not_one(question.original, ids)
-    redrives = merge_redrives(each.redrives for each in told.answers)
     decided: dict[TopicPartition, int] = {}
     for each in told.answers:
         decided |= each.decided
@@ -86,7 +82,7 @@ async def read_books(settings: Settings, question: Question) -> FoundInBooks:
     cases = [case for each in told.answers for case in each.cases]
     id_ = question.id if question.original is None else ids[0]
     is_known: Callable[[int], bool] = told.has_number if told.silent else lambda _: True
-    return FoundInBooks(id_, cases, unknown, redrives, decided, is_known, silent)
+    return FoundInBooks(id_, cases, unknown, decided, is_known, silent)
 
 
 async def find_in_books(settings: Settings, request_id: UUID) -> list[DecidedRecord]:
@@ -110,10 +106,9 @@ async def _read_server(connection: Connection, holdings: Holdings, question: Que
                 cases = await _find_decided(connection, question._replace(id=ids[0] if ids else question.id))
         except UnknownAccountError as error:
             unknown = error
-    redrives = await read_redrives(connection)
     offsets = (await next_offsets(connection)).items()
     decided = {place: offset for place, offset in offsets if holdings.has_number(place.partition)}
-    return _FoundOnServer(ids, _current(cases, holdings), unknown, redrives, decided)
+    return _FoundOnServer(ids, _current(cases, holdings), unknown, decided)
 
 
 def _current(cases: list[DecidedRecord], holdings: Holdings) -> list[DecidedRecord]:

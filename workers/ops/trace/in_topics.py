@@ -1,7 +1,7 @@
 """Finds a traced request in Kafka: its record, records that repeat it, its answers and its dead letters."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import chain
@@ -21,7 +21,8 @@ from schemas.catalogue import (
     fingerprint,
 )
 from schemas.content_modes import read_request_id
-from workers.ops.dead_letters.letters import DeadLetter, FoundLetters, MessagePosition, parse_dead_letter
+from workers.ops.dead_letters.letters import DeadLetter, FoundLetters, parse_dead_letter
+from workers.ops.dead_letters.redrive import OPERATION_HEADER
 from workers.ops.trace.found_records import FoundRecord, event_id_of, found_record
 from workers.ops.trace.in_books import DecidedRecord, RowEvent
 from workers.ops.trace.topic_search import Search, Window
@@ -147,18 +148,14 @@ class TraceTarget:
         id_: a request's or an event's id; None: all dead letters of the account.
         account: the account; None: any.
         cases: the decided records from the ledger's database.
-        copies: positions of redriven messages, whose dead letters are found too.
 
     """
 
-    def __init__(
-        self, id_: UUID | None, account: str | None, cases: Sequence[DecidedRecord], copies: Collection[MessagePosition]
-    ) -> None:
+    def __init__(self, id_: UUID | None, account: str | None, cases: Sequence[DecidedRecord]) -> None:
         self._id, self._account = id_, account
         self.ids = {case.request_id for case in cases} | ({id_} if id_ is not None else set())
         self.events = {event.id for case in cases for event in case.events}
         self.sources = {(case.topic, case.partition, case.offset) for case in cases}
-        self.copies = copies
 
     def is_selected(self, letter: DeadLetter) -> bool:
         """Return whether a dead letter belongs to the target by its own id or the id in its message."""
@@ -186,9 +183,9 @@ async def _search(search: Search, windows: Iterable[Window], wanted: TraceTarget
 
 def _record_letter(record: ConsumerRecord, wanted: TraceTarget, found: FoundLetters) -> None:
     letter = parse_dead_letter(record)
-    origin = (letter.origin_topic, letter.origin_partition, letter.origin_offset)
-    if origin in wanted.copies:
-        found.copies[origin] = letter.place
+    # Whose message was redriven is not known yet, but that one was: of a message that was cut, not even that.
+    if letter.cut or any(name == OPERATION_HEADER for name, _ in letter.headers):
+        found.copies[letter.origin_topic, letter.origin_partition, letter.origin_offset] = letter.place
     if wanted.is_selected(letter):
         found.letters.append(letter)
 

@@ -15,9 +15,9 @@ from infra.settings import Settings
 from workers.ops.books.reasons import reason_of
 from workers.ops.books.shards import ServerError, open_books_of
 from workers.ops.dead_letters.history import LetterHistory, letter_key, make_histories
-from workers.ops.dead_letters.letters import DeadLetter
+from workers.ops.dead_letters.letters import DeadLetter, FoundLetters
 from workers.ops.dead_letters.report import DeadLetterReport
-from workers.ops.dead_letters.server_answers import read_server_answers
+from workers.ops.dead_letters.server_answers import read_server_answers, read_server_redrives
 from workers.ops.trace import in_books as books
 from workers.ops.trace.found_records import FoundRecord, find_event, find_undecided
 from workers.ops.trace.in_books import DecidedRecord
@@ -134,15 +134,14 @@ async def trace(settings: Settings, question: Question, watch: ProgressWatch = n
 
     """
     found = await read_books(settings, question)
-    question, cases, redrives = question._replace(id=found.id), found.cases, found.redrives
-    copies = {(each.topic, each.partition, each.offset) for sent in redrives.values() for each in sent}
+    question, cases = question._replace(id=found.id), found.cases
     waiting: list[FoundRecord] = []
     try:
         # No transaction is open during the search: Postgres would end an idle one.
         async with open_search(settings, question.limit, watch) as search:
             if not cases and question.id is not None and question.account is None:
                 cases = await _find_decided_by_event(settings, search, question.id)
-            wanted = TraceTarget(question.id, question.account, cases, copies)
+            wanted = TraceTarget(question.id, question.account, cases)
             traces, letters = await trace_in_topics(search, cases, wanted)
             if question.id is None or not (cases or letters.letters):
                 waiting = await find_undecided(search, question.id, question.account, found.decided, found.is_known)
@@ -156,13 +155,20 @@ async def trace(settings: Settings, question: Question, watch: ProgressWatch = n
     if question.id is None:
         letters.letters = letters.letters[: question.last]
         waiting = waiting[-question.last :]
-    answers = await read_server_answers(settings, letters.letters)
-    histories = make_histories(letters, redrives, answers.found)
-    told = [
+    return TraceReport(traces, await _histories(settings, letters), waiting, None, found.silent)
+
+
+async def _histories(settings: Settings, found: FoundLetters) -> list[tuple[DeadLetter, LetterHistory | None]]:
+    """Return dead letters with their histories, None for those whose server does not answer."""
+    if not found.letters:
+        return []
+    redrives = await read_server_redrives(settings, [letter_key(letter) for letter in found.letters])
+    answers = await read_server_answers(settings, found.letters)
+    histories = make_histories(found, redrives.found, answers.found)
+    return [
         (letter, None if letter_key(letter) in answers.unknown else history)
-        for letter, history in zip(letters.letters, histories, strict=True)
+        for letter, history in zip(found.letters, histories, strict=True)
     ]
-    return TraceReport(traces, told, waiting, None, found.silent)
 
 
 def _unknown_request(question: Question) -> UnknownRequestError:

@@ -8,13 +8,14 @@ from pydantic import SecretStr
 
 from infra.settings import Settings
 from tests.ledger.book import at
-from tests.workers.two_servers import PlacedBook, TwoServers, account_of, set_state
+from tests.workers.two_servers import PlacedBook, TwoServers, account_of, ask_alone, set_state
 from workers.error_table import explain
 from workers.ops.books import shards
 from workers.ops.books.balance import UnknownAccountError, read_balance
 from workers.ops.books.balance_history import read_balance_history
 from workers.ops.books.shards import AccountQuestion, NotHeldError, ServerError, settings_of_account
 from workers.ops.books.statement import read_statement
+from workers.ops.books.whole_books import PartOfBooksError
 
 
 @pytest.fixture
@@ -34,9 +35,10 @@ QUESTIONS: list[AccountQuestion[Any]] = [read_balance, read_statement, read_bala
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=["balance", "statement", "history"])
 async def test_an_account_is_read_from_the_server_that_holds_it(
-    booked: TwoServers, question: AccountQuestion[Any]
+    booked: TwoServers, question: AccountQuestion[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is told of it with both servers is what its own server alone tells."""
+    ask_alone(monkeypatch)
     for account, alone in zip(booked.accounts, booked.alone, strict=True):
         found = await question(booked.both, account, at("2030-01-02"))
 
@@ -46,6 +48,16 @@ async def test_an_account_is_read_from_the_server_that_holds_it(
     for account, other in zip(booked.accounts, reversed(booked.alone), strict=True):
         with pytest.raises(UnknownAccountError):
             await question(other, account)
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=["balance", "statement", "history"])
+async def test_one_server_of_several_is_not_asked_for_accounts(
+    booked: TwoServers, question: AccountQuestion[Any]
+) -> None:
+    """With INMAIL_DATABASE_SHARDS forgotten, accounts of others would be unknown, or as they were before a move."""
+    for account in booked.accounts:
+        with pytest.raises(PartOfBooksError, match="holds only some of the partition numbers: name all servers"):
+            await question(booked.alone[0], account)
 
 
 async def test_an_account_that_no_server_knows_is_unknown(booked: TwoServers) -> None:

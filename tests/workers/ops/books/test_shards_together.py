@@ -16,18 +16,26 @@ from infra.shards import RepeatedServerError
 from schemas.catalogue import BILLING_EVENTS
 from schemas.envelope import encode
 from tests.workers.letters import set_aside
-from tests.workers.two_servers import PARTITIONS, SILENT, PlacedBook, TwoServers, lanes_stand, set_state
+from tests.workers.two_servers import PARTITIONS, SILENT, PlacedBook, TwoServers, ask_alone, lanes_stand, set_state
 from workers.cli import app
 from workers.ops.books.account_search import search_accounts
 from workers.ops.books.balance import read_balance
 from workers.ops.books.recent_outcomes import OutcomeCount, merge_outcomes, recent_outcomes
 from workers.ops.books.shards import Holdings, ServerError, ask_each_server, server_name
+from workers.ops.books.whole_books import PartOfBooksError
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.redrive import VERB, redrive
 from workers.ops.dead_letters.redrive_plan import RedriveOptions, plan_redrive
 from workers.ops.dead_letters.report import count_dead_letters, report_dead_letters
 from workers.ops.numbers import all_holdings, servers_of_numbers
-from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
+from workers.ops.operations import (
+    Intent,
+    OngoingOperation,
+    Operator,
+    RefusedError,
+    find_operations,
+    recorded_operation,
+)
 from workers.ops.prune import plan_prune
 from workers.ops.trace.in_servers import read_books
 from workers.ops.trace.trace import Question, UnknownRequestError, about, trace
@@ -104,9 +112,13 @@ async def test_the_latest_outcomes_of_all_servers_are_counted_together(
 
 
 async def test_a_trace_finds_a_request_on_any_server(
-    servers: TwoServers, books: list[tuple[str, PlacedBook, UUID]], cluster: Settings
+    servers: TwoServers,
+    books: list[tuple[str, PlacedBook, UUID]],
+    cluster: Settings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By its id alone, or by its account; as its own server alone tells it."""
+    ask_alone(monkeypatch)
     assert cluster.database_url == servers.both.database_url
     for (account, _, request), alone in zip(books, servers.alone, strict=True):
         for question in (Question(request, None), Question(None, account), Question(request, account)):
@@ -117,6 +129,22 @@ async def test_a_trace_finds_a_request_on_any_server(
             assert expected.summary() == found.summary()
     with pytest.raises(UnknownRequestError):
         await trace(servers.both, about(str(uuid4()), None, limit=10))
+
+
+async def test_one_server_of_several_is_asked_for_its_operations_only(
+    servers: TwoServers, books: list[tuple[str, PlacedBook, UUID]]
+) -> None:
+    """What it does not have another may: a request would be unknown, an account not found, a letter not answered."""
+    alone, (_, (_, _, request)) = servers.alone[0], books
+    for question in (
+        read_books(alone, Question(request, None)),
+        search_accounts(alone, "a-", 10),
+        report_dead_letters(alone, operation=1),
+    ):
+        with pytest.raises(PartOfBooksError, match="holds only some of the partition numbers: name all servers"):
+            await question
+
+    assert [] == (await find_operations(alone, 5)).operations
 
 
 async def test_copies_of_a_request_are_traced_once(

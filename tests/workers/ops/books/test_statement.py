@@ -67,6 +67,26 @@ async def test_a_cancel_clamps_from_its_own_instant_on(books: SqlBooks) -> None:
     } == {day: _lots(balance) for day, balance in days.items()}
 
 
+async def test_a_back_dated_cancel_leaves_a_lot_that_had_ended_by_itself(books: SqlBooks) -> None:
+    """Whatever instant is asked for, before a tick books it and after."""
+    await _write(
+        books,
+        """
+        activate s-1 premium_career 2030-01-01..2030-02-01  -> granted +5
+        at 2030-04-02
+        cancel s-1 at 2030-02-01                            -> cancelled; exhausted
+        at 2030-04-03
+        send bob                                            -> insufficient_credits
+        """,
+    )
+
+    days = [await balance_of(books.connection, "alice", at(f"2030-04-{day:02}")) for day in (1, 2, 3)]
+    history = await balance_history_of(books.connection, "alice")
+
+    assert [["1 ended 5 04-01"]] * 3 == [_lots(each) for each in days]
+    assert [5, 0] == [_balance_at(history, at(day)) for day in ("2030-03-31", "2030-04-01")]
+
+
 async def test_voided_and_forfeited_lots_are_whole_before_that(books: SqlBooks) -> None:
     """And say what became of them afterwards."""
     await _write(

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +21,7 @@ from infra.postgres import POSTGRES_ERRORS, WORKER_ROLE, Connection
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_REQUESTS
 from schemas.envelope import Event, encode
-from schemas.results import DeadLetterReason
+from schemas.results import DeadLettered, DeadLetterReason
 from schemas.ticks import ExpiryTick
 from tests.ledger.book import pick
 from tests.workers.letters import platinum, records_of, set_aside
@@ -31,6 +32,7 @@ from workers.jobs.dead_letters import LETTER_HEADER
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
+from workers.ops.dead_letters import redrive_plan
 from workers.ops.dead_letters.letters import DeadLetter, LetterFilter
 from workers.ops.dead_letters.pages import list_dead_letters
 from workers.ops.dead_letters.redrive import OPERATION_HEADER, _RedriveSender, redrive
@@ -46,6 +48,7 @@ from workers.ops.operations import (
     read_operation,
     recorded_operation,
 )
+from workers.ops.trace.trace import Question, trace
 
 ME = Operator("ops-1", "the catalogue was mended")
 FAST = RedriveOptions(rate=5000)
@@ -500,3 +503,78 @@ async def test_a_letter_whose_request_was_answered_otherwise_says_so(
 
     assert ([], "granted", 1) == (row["became"]["redriven"], *pick(row["became"]["answer"], "code", "sequence"))
     assert {"answered": 1} == (await plan_redrive(mended, LetterFilter(account=account), FAST)).refused
+
+
+async def test_a_trace_tells_which_letter_a_redriven_one_became(cluster: Settings, account: str) -> None:
+    """Of both: the first names the second, which was not sent again."""
+    event = platinum(account)
+    await publish(cluster, BILLING_EVENTS, [event])
+    await work_off(cluster)
+    sent = await back(cluster, account, RedriveOptions(rate=5000, anyway=True))
+    await work_off(cluster)
+
+    (second, newest), (_, oldest) = (await trace(cluster, Question(event.id, None))).letters
+
+    assert 1 == sent.result["sent"]
+    assert newest is not None
+    assert oldest is not None
+    assert ([1, 0], second.place) == ([len(oldest.redrives), len(newest.redrives)], oldest.new_letter)
+
+
+# -- what is read -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("named", ["offset", "places"])
+async def test_letters_that_are_named_are_read_and_no_others(
+    mended: Settings, account: str, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    """At the plan and when they are sent: of a topic with millions behind them as well."""
+    await set_aside(mended, BILLING_EVENTS, account, [encode(platinum(account)) for _ in range(300)], "unknown_plan")
+    listed = (await list_dead_letters(mended, LetterFilter(account=account))).letters
+    first, second = listed[-1], listed[20]
+    selection = LetterFilter(partition=first.partition, offset=first.offset)
+    if named == "places":
+        selection = LetterFilter(places=frozenset((each.partition, each.offset) for each in (first, second)))
+    parse, read = DeadLettered.model_validate_json, 0
+
+    def count(*arguments: Any, **options: Any) -> Any:
+        nonlocal read
+        read += 1
+        return parse(*arguments, **options)
+
+    monkeypatch.setattr(DeadLettered, "model_validate_json", count)
+    plan = await plan_redrive(mended, selection, FAST)
+    done = await redrive(mended, selection, FAST, plan, who=ME, stop=asyncio.Event())
+
+    letters = 1 if named == "offset" else 2
+    assert (letters, letters, 2 * letters) == (plan.count, done.result["sent"], read)
+
+
+async def test_a_letter_that_is_named_and_not_there_is_not_sent(mended: Settings, account: str) -> None:
+    """Retention has removed it, the topic is not as long, or has no such partition; the others are sent."""
+    await set_aside(mended, BILLING_EVENTS, account, [encode(platinum(account))], "unknown_plan")
+    (letter,) = (await list_dead_letters(mended, LetterFilter(account=account))).letters
+    places = {(letter.partition, letter.offset), (letter.partition, 10**12), (10**6, 0)}
+
+    plan = await plan_redrive(mended, LetterFilter(places=frozenset(places)), FAST)
+
+    assert {letter.place} == {f"{partition}/{offset}" for partition, offset, _ in plan.places}
+
+
+async def test_large_messages_are_decided_a_few_at_a_time(
+    mended: Settings, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five hundred may have half a gigabyte."""
+    monkeypatch.setattr(redrive_plan, "_BATCH_BYTES", 500_000, raising=False)
+    large = b'{"text": "' + 200_000 * b"x" + b'"}'
+    await set_aside(mended, BILLING_EVENTS, account, [large] * 7, "unknown_plan")
+    decide, sizes = RedrivePlanner.decide, list[int]()
+
+    async def note(self: RedrivePlanner, connection: Connection, letters: Sequence[DeadLetter]) -> Any:
+        sizes.append(len(letters))
+        return await decide(self, connection, letters)
+
+    monkeypatch.setattr(RedrivePlanner, "decide", note)
+    await plan_redrive(mended, LetterFilter(account=account), FAST)
+
+    assert [3, 3, 1] == sizes

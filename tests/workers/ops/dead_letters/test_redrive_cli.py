@@ -125,7 +125,8 @@ async def test_dead_letters_are_seen_also_where_postgres_is_away(mended: Setting
     assert Exit.UNREACHABLE == code
     assert ["unknown_plan"] == [each["reason"] for each in json.loads(out)]
     assert [None] == [each["became"] for each in json.loads(out)]
-    assert "cannot be queried" in err
+    (error,) = [json.loads(line) for line in err.splitlines()]
+    assert ("postgres", True) == (error["code"], "cannot be queried" in error["message"])
 
 
 async def test_what_the_guide_tells_can_be_done(mended: Settings, account: str) -> None:

@@ -31,9 +31,13 @@ async def test_what_is_wrong_between_servers_is_named(servers: TwoServers) -> No
     nobody = await _told(servers.both)
     await set_state(servers.second, 2, "held")
     await set_state(servers.first, 2, "held")
+    for connection in (servers.first, servers.second):
+        await connection.execute("insert into accounts (account_id, partition) values ('a', 0)")
     two = await _told(servers.both)
 
     assert [Grade.WRONG] * 2 == [nobody[name].grade for name in ("partitions", "numbers")]
+    assert nobody["partitions"].do.startswith("`inmail topics apply`")  # none has accounts yet
+    assert two["partitions"].do.startswith("`inmail shards list`")
     assert "no server holds 2: nobody works them" == nobody["numbers"].text
     assert (Grade.WRONG, True) == (two["numbers"].grade, two["numbers"].text.endswith("both claim 2: nobody works it"))
 

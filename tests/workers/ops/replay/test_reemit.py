@@ -23,9 +23,12 @@ from tests.ledger.book import Book
 from tests.workers.noted_operations import list_operations
 from tests.workers.replaying import ME, Marks, fund_and_send, mark, seen, whole_history
 from tests.workers.wire import eventually
+from workers.console.operation_runner import OperationRunner
+from workers.console.query_limiter import QueryLimiter
+from workers.error_table import explain
 from workers.ledger.model import WorkerName
 from workers.ops.books.balance import UnknownAccountError
-from workers.ops.operations import OngoingOperation, OperationStatus, RefusedError
+from workers.ops.operations import OngoingOperation, OperationStatus, RefusedError, read_operation
 from workers.ops.replay import reemit_rows
 from workers.ops.replay.reemit import reemit
 from workers.ops.replay.reemit_plan import ReemitPlan, plan_reemit
@@ -236,6 +239,30 @@ async def test_a_page_of_rows_or_of_ticks_may_take_longer_than_a_statement_other
 
 
 # -- stopped, killed, refused -----------------------------------------------------------------------------------------
+
+
+async def test_the_console_sends_nothing_again_that_a_later_operation_has_sent(
+    cluster: Settings, database: Connection, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its page may be old: the operation that it shows was gone on with by the command, which came to its end."""
+    monkeypatch.setattr(reemit_rows, "_PAGE", 2)
+    book, selection, stop = Book(database), RowFilter(account=account), asyncio.Event()
+    await book.decide(book.promotion(5, account), *(book.send(account) for _ in range(4)))
+    plan = await plan_reemit(cluster, selection, None, FAST)
+    stopped = await reemit(cluster, selection, plan, who=ME, stop=stop, progress=lambda _: stop.set())
+    old = await read_operation(cluster, stopped.number)
+    rest, done = await emit(cluster, selection)
+    after, runner = await mark(cluster), OperationRunner(cluster)
+
+    with pytest.raises(RefusedError, match=f"operation {stopped.number} cannot go on from where it ended") as refused:
+        await runner.resume(QueryLimiter(cluster).settings, old, ME)
+    await runner.close()
+
+    assert (stopped.number, plan.count) == (rest.resumes, stopped.result["sent"] + done.result["sent"])
+    assert [] == await after.read(cluster)
+    answer = explain(refused.value, lambda: cluster)
+    assert answer is not None
+    assert answer.status == 409
 
 
 async def test_it_stops_between_two_events_and_goes_on_behind_them(

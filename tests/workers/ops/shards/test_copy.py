@@ -24,6 +24,19 @@ select a.account, n, gen_random_uuid(), 1, true, 'send', 'free', 0, 0, 0, now(),
 from accounts as a, generate_series($2::bigint, $3::bigint) as n
 where a.account_id = any($1::text[])
 """
+_NAME_SECOND = """
+insert into original_ids (account, request_id, original)
+select j.account, j.request_id, convert_to('name of ' || j.request_id, 'UTF8') from journal as j where j.sequence = 2
+"""
+# The same requests once more, with other bodies.
+_CONFLICTS = """
+insert into journal (account, sequence, request_id, fingerprint, is_answer, worker, code, amount, balance_before,
+    balance_after, as_of, source_partition, source_offset, recipient_id, relationship)
+select j.account, j.sequence + 2, j.request_id, 2, true, 'send', 'key_conflict', 0, 0, 0, now(), 1, j.sequence + 2, 'r',
+    'direct'
+from journal as j;
+update accounts set sequence = 4
+"""
 _READ = """
 select coalesce(sum(seq_tup_read + idx_tup_fetch), 0) from pg_stat_user_tables
 where relname in ('journal', 'original_ids')
@@ -39,6 +52,18 @@ from (
     where n.sequence > c.sequence and not n.is_answer
 ) as e
 where j.account = e.account and j.sequence = e.sequence
+"""
+# How many names of requests with an answer of both times there are, by number: nobody knows whether they are new.
+_ANSWERED_AGAIN = """
+select a.partition, count(distinct (j.account, j.request_id))
+from journal as j
+inner join unnest($1::bigint[], $2::bigint[]) as c (account, sequence) on c.account = j.account
+inner join accounts as a on a.account = j.account
+where j.is_answer and j.sequence > c.sequence and exists (
+    select from journal as e
+    where e.account = j.account and e.request_id = j.request_id and e.is_answer and e.sequence <= c.sequence
+)
+group by a.partition
 """
 
 
@@ -68,8 +93,10 @@ async def test_a_second_copy_brings_only_what_is_new(
         total.append(told[-1])
 
     whole = [await content_of(settings, number) for number in range(4)]
+    again = dict(await first.fetch(_ANSWERED_AGAIN, list(before), list(before.values())))
     new = [
-        sum(
+        again.get(number, 0)
+        + sum(
             len(rows) - (len(half_way[number][table]) if table in ("journal", "original_ids") else 0)
             for table, rows in whole[number].items()
         )
@@ -118,3 +145,22 @@ async def test_a_second_copy_reads_no_history(
     read = await _rows_read(first, second) - before
     assert copied == 30 + 10 + 10
     assert 0 < read < 300
+
+
+async def test_a_second_copy_brings_the_names_of_requests_that_were_known_by_derived_ids(
+    settings: Settings, other_books: Callable[[], Awaitable[Settings]], connect: Connect
+) -> None:
+    """A producer sent one by its derived id first: its name came with the second answer, a conflict."""
+    first, second = await connect(settings), await connect(await other_books())
+    await first.execute("insert into accounts (account_id, partition, sequence) values ('known', 1, 2)")
+    await first.execute(_ROWS, ["known"], 1, 2)
+    named = "select array_agg(sequence order by sequence) from original_ids join journal using (account, request_id)"
+    await first.execute(_NAME_SECOND)
+    await copy_rows(first, second, 1, lambda _, __: None)
+    await first.execute(_CONFLICTS)
+    await first.execute(_NAME)
+
+    await copy_rows(first, second, 1, lambda _, __: None)
+
+    assert [1, 2, 3, 4] == await first.fetchval(named)
+    assert [1, 2, 3, 4] == await second.fetchval(named)

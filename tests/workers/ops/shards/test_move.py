@@ -3,7 +3,7 @@
 import asyncio
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from asyncpg.transaction import Transaction
@@ -24,6 +24,7 @@ from workers.ops.shards import servers as sessions
 from workers.ops.shards.add import add_server, plan_add
 from workers.ops.shards.move import MoveReport, MoveStep, move_numbers
 from workers.ops.shards.move_plan import MoveKind, plan_moves
+from workers.ops.shards.published import UnpublishedError
 from workers.ops.shards.purge import purge_rows
 from workers.ops.shards.servers import ShardSession, read_server
 from workers.ops.shards.tables import DROPPED, MOVED, STAYING
@@ -245,6 +246,38 @@ async def test_what_is_left_behind_can_be_deleted_later(servers: Servers) -> Non
     assert (plan.moves, plan.there) == ((), (1,))
 
 
+async def test_an_audit_passes_wherever_a_deletion_was_broken_off(
+    servers: Servers, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before each of its transactions: whatever is left of the number counts nowhere."""
+    plan = await plan_moves(servers.first, [1], "1")
+    await move_numbers(servers.first, plan, WHO, keep=True, stop=asyncio.Event())
+    first, check, began = await connect(servers.first), purge._check_foreign, 0
+    allowed = 0
+
+    async def check_some(connection: Connection, number: int) -> None:
+        nonlocal began
+        if began == allowed:
+            raise InterruptedError
+        began += 1
+        await check(connection, number)
+
+    monkeypatch.setattr(purge, "_check_foreign", check_some)
+    sound = []
+    for allowed in range(1, 9):  # noqa: B007 - read within
+        began = 0
+        try:
+            await purge_rows(first, 1)
+        except InterruptedError:
+            sound.append((await _sound(servers.first), await _sound(servers.second)))
+        else:
+            break
+
+    assert len(sound) == 2
+    assert all(each == (True, True) for each in sound)
+    assert not any((await content_of(servers.first, 1)).values())
+
+
 async def test_the_rows_of_a_number_that_is_held_are_not_deleted(servers: Servers, connect: Connect) -> None:
     """Whatever a plan says that is out of date: the server itself is asked in the same transaction."""
     first = await connect(servers.first)
@@ -254,6 +287,22 @@ async def test_the_rows_of_a_number_that_is_held_are_not_deleted(servers: Server
         await purge_rows(first, 1)
 
     assert before == await content_of(servers.first, 1)
+
+
+async def test_what_is_left_behind_is_deleted_whatever_its_server_counted_by(
+    servers: Servers, connect: Connect
+) -> None:
+    """Partitions were added where the number is now: what is to be deleted is nobody's, and no accounts are mixed."""
+    plan = await plan_moves(servers.first, [1], "1")
+    await move_numbers(servers.first, plan, WHO, keep=True, stop=asyncio.Event())
+    second = await connect(servers.second)
+    await second.execute("update partitioning set partitions = 8")
+
+    await move(servers, [1], "1")
+
+    assert not any((await content_of(servers.first, 1)).values())
+    with pytest.raises(RefusedError, match="they are not of the same books"):
+        await plan_moves(servers.first, [2], "1")
 
 
 async def test_the_marks_of_audits_are_dropped(servers: Servers, connect: Connect) -> None:
@@ -381,6 +430,42 @@ async def test_what_began_before_the_lanes_stopped_arrives(
     await moving
 
     assert not done
+    second = await connect(servers.second)
+    assert await second.fetchval("select count(*) from accounts where account_id = 'late'") == 1
+
+
+async def test_what_began_while_the_lanes_were_being_stopped_arrives(
+    servers: Servers, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its id is above that of the stop, which is the highest that has ended; it saw the number as held."""
+    other = await connect(servers.first)
+    begun, reached, waited = other.transaction(), asyncio.Event(), asyncio.Event()
+    stop_lanes, wait_for_writers = moves.mark_leaving, moves.wait_for_writers
+
+    async def begin_within(source: ShardSession, target: ShardSession, number: int, move: UUID, published: Any) -> None:
+        async def begin() -> None:
+            await published()
+            await begun.start()
+            await other.execute("insert into accounts (account_id, partition) values ('late', 1)")
+
+        await stop_lanes(source, target, number, move, begin)
+        reached.set()
+
+    async def wait(connection: Connection) -> None:
+        await wait_for_writers(connection)
+        if reached.is_set():
+            waited.set()
+
+    monkeypatch.setattr(moves, "mark_leaving", begin_within)
+    monkeypatch.setattr(moves, "wait_for_writers", wait)
+    moving = asyncio.ensure_future(move(servers, [1], "1"))
+    await asyncio.wait_for(reached.wait(), 20)
+    await asyncio.wait([asyncio.ensure_future(waited.wait()), moving], timeout=1, return_when=asyncio.FIRST_COMPLETED)
+    too_early = waited.is_set()
+    await begun.commit()
+    await moving
+
+    assert not too_early
     second = await connect(servers.second)
     assert await second.fetchval("select count(*) from accounts where account_id = 'late'") == 1
 
@@ -585,3 +670,34 @@ async def test_a_stop_while_the_lanes_go_on_ends_the_copy(servers: Servers) -> N
     assert (holds, copied) == ([True, False], False)
     assert {**whole, "lanes": []} == {**await content_of(servers.second, 1), "lanes": []}
     assert await _sound(servers.second)
+
+
+@pytest.mark.parametrize("last", ["check_members", "mark_leaving"])
+async def test_a_stop_after_the_copy_leaves_the_lanes_where_they_are(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    """Before they are stopped, and while no moment was found at which they could: what was copied stays."""
+    stop, seen = asyncio.Event(), list[MoveStep]()
+    plan = await plan_moves(servers.first, [1], "1")
+    original = getattr(moves, last)
+
+    async def stop_then(*arguments: Any) -> None:
+        stop.set()
+        if last == "mark_leaving":
+            raise UnpublishedError("answers of its lanes are not published")
+        await original(*arguments)
+
+    monkeypatch.setattr(moves, last, stop_then)
+    done = await move_numbers(
+        servers.first, plan, WHO, keep=False, stop=stop, report=MoveReport(step=lambda _, step: seen.append(step))
+    )
+    holds = [shard.holds(1) for shard in await shards_of(servers)]
+    copied = await content_of(servers.second, 1)
+    monkeypatch.setattr(moves, last, original)
+    await move(servers, [1], "1")
+
+    assert (True, []) == (done.stopped, done.result["moved"])
+    assert (last == "mark_leaving", False) == (MoveStep.STOP in seen, MoveStep.WAIT in seen)
+    assert [True, False] == holds
+    assert copied["journal"]
+    assert [False, True] == [shard.holds(1) for shard in await shards_of(servers)]

@@ -1,8 +1,11 @@
 """Reading results where a stranger wrote to their topics: what is no event is named, and costs no other its place."""
 
+import asyncio
 import io
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable
+from contextlib import aclosing
+from uuid import UUID, uuid4
 
 import pytest
 from aiokafka import TopicPartition
@@ -10,6 +13,9 @@ from aiokafka.structs import ConsumerRecord
 from rich.console import Console
 from typer.testing import CliRunner
 
+from infra.clock import utc_now
+from infra.kafka.clients import create_producer, partition_of
+from infra.settings import Settings
 from schemas.catalogue import OUTPUT_TOPICS, SEND_RESULTS
 from tests.ledger.book import NEW_YEAR
 from workers.cli import app
@@ -69,19 +75,75 @@ def test_a_record_that_is_no_event_is_passed_over_with_its_place(
     )
 
 
-async def test_the_newest_results_come_oldest_first() -> None:
+def _newest(results: Iterable[module.Result], last: int) -> list[module.Result]:
+    newest = module.NewestResults(last)
+    for each in results:
+        newest.add(each)
+    return newest.in_order()
+
+
+def test_the_newest_results_come_oldest_first() -> None:
     """Of all partitions together, whatever the order in which they are read; fewer than asked for are all."""
+    results = [
+        module.Result(SEND_RESULTS, second % 2, offset, NEW_YEAR, b"", EVENT | {"time": f"2026-01-31T09:30:0{second}Z"})
+        for offset, second in enumerate((5, 1, 4, 2, 3))
+    ]
 
-    async def read() -> AsyncGenerator[module.Result, None]:
-        for offset, second in enumerate((5, 1, 4, 2, 3)):
-            event = EVENT | {"time": f"2026-01-31T09:30:0{second}Z"}
-            yield module.Result(SEND_RESULTS, second % 2, offset, NEW_YEAR, b"", event)
+    assert ["4", "5"] == [each.event["time"][-2] for each in _newest(results, 2)]
+    assert ["1", "2", "3", "4", "5"] == [each.event["time"][-2] for each in _newest(results, 9)]
 
-    async def newest(last: int) -> list[str]:
-        return [each.event["time"][-2] for each in [result async for result in module.newest(read(), last)]]
 
-    assert ["4", "5"] == await newest(2)
-    assert ["1", "2", "3", "4", "5"] == await newest(9)
+async def test_the_last_results_are_found_from_the_end(
+    cluster: Settings, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of thousands those before them are not read, nor fetched: of an account, of all, and as JSON."""
+    values = [
+        json.dumps(EVENT | {"subject": account, "time": f"2100-01-{1 + number // 1440:02}T{_clock(number)}Z"}).encode()
+        for number in range(3000)
+    ]
+    partition = partition_of(account.encode(), cluster.topic_partitions)
+    async with create_producer(cluster, "test") as producer:
+        for value in values:
+            await producer.send(SEND_RESULTS, value, key=account.encode(), partition=partition)
+    parse, parsed = module._parse_result, list[int]()
+
+    def note(record: ConsumerRecord) -> module.Result | None:
+        parsed.append(record.offset)
+        return parse(record)
+
+    monkeypatch.setattr(module, "_parse_result", note)
+    env = {"INMAIL_KAFKA_BOOTSTRAP_SERVERS": cluster.kafka_bootstrap_servers}
+    done = [
+        await asyncio.to_thread(CliRunner().invoke, app, ["results", "--last", "3", "--json", *options], env=env)
+        for options in ([], ["--account", account])
+    ]
+
+    assert [values[-3:]] * 2 == [each.stdout.encode().splitlines() for each in done]
+    assert len(parsed) < 1000
+
+
+def _clock(minutes: int) -> str:
+    return f"{minutes // 60 % 24:02}:{minutes % 60:02}:00"
+
+
+async def test_the_last_results_of_all_partitions_are_the_newest(cluster: Settings, account: str) -> None:
+    """Also where one of them has more than all others, and few of its records are wanted."""
+    old, new = f"{account}-old", f"{account}-new"
+    places = [partition_of(each.encode(), cluster.topic_partitions) for each in (old, new)]
+    request = str(uuid4())
+    async with create_producer(cluster, "test") as producer:
+        for number in range(200):
+            for name, place in zip((old, new), places, strict=True):
+                wanted = number < 4
+                data = EVENT["data"] | {"request_id": request if wanted else str(uuid4()), "sequence": number}  # type: ignore[operator]
+                time = utc_now().isoformat()
+                value = json.dumps(EVENT | {"subject": name, "time": time, "data": data}).encode()
+                await producer.send_and_wait(SEND_RESULTS, value, key=name.encode(), partition=place)
+
+    async with aclosing(module.read_newest_results(cluster, 3, module.ResultFilter(request=UUID(request)))) as results:
+        found = [(each.account_id, each.data["sequence"]) async for each in results]
+
+    assert [(new, 2), (old, 3), (new, 3)] == found
 
 
 async def test_results_of_one_second_come_in_the_order_of_their_instants() -> None:
@@ -93,7 +155,7 @@ async def test_results_of_one_second_come_in_the_order_of_their_instants() -> No
             yield module.Result(SEND_RESULTS, 0, offset, NEW_YEAR, b"", EVENT | {"time": time})
 
     assert times == [each.event["time"] async for each in module.sort_by_time(read())]
-    assert times[1:] == [each.event["time"] async for each in module.newest(read(), 2)]
+    assert times[1:] == [each.event["time"] for each in _newest([each async for each in read()], 2)]
 
 
 async def test_a_foreign_account_or_sequence_ends_no_sorting() -> None:
@@ -106,7 +168,7 @@ async def test_a_foreign_account_or_sequence_ends_no_sorting() -> None:
             yield module.Result(SEND_RESULTS, 0, offset, NEW_YEAR, b"", EVENT | each)
 
     assert 5 == len([each async for each in module.sort_by_time(read())])
-    assert 5 == len([each async for each in module.newest(read(), 9)])
+    assert 5 == len(_newest([each async for each in read()], 9))
 
 
 # Bodies that no worker of this version writes.

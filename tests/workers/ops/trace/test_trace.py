@@ -199,6 +199,46 @@ async def test_a_dead_letter_is_told_with_what_became_of_it(mended: Settings, ac
     assert [[], [], []] == [each.traces for each in (by_request, by_letter, by_account)]
 
 
+_REDRIVEN = """
+with o as (
+    insert into operations (verb, actor, reason, arguments, plan, started_at, noted_at, ended_at, status, result)
+    values ('redrive', 'ops-1', 'a test', '{}', '{}', now(), now(), now(), 'done', '{}') returning operation
+)
+insert into redriven (letter_partition, letter_offset, letter, operation, topic, partition, intended_at)
+select 0, 1000000 + n, gen_random_uuid(), o.operation, 'inmail.billing-events', 0, now()
+from o, generate_series(1, 5000) as n
+"""
+
+
+async def _redrives_read(database: Connection) -> int:
+    """Return how many rows of redrives were read so far, by sessions that have ended."""
+    await database.execute("select pg_stat_clear_snapshot()")
+    return int(
+        await database.fetchval(
+            "select seq_tup_read + coalesce(idx_tup_fetch, 0) from pg_stat_user_tables where relname = 'redriven'"
+        )
+    )
+
+
+async def test_a_trace_reads_the_redrives_of_the_letters_that_it_found(
+    mended: Settings, account: str, database: Connection
+) -> None:
+    """Of those that were ever sent back, which are kept for good; and none where it found no letter."""
+    event = platinum(account)
+    await set_aside(mended, BILLING_EVENTS, account, [encode(event)], "unknown_plan")
+    await database.execute(_REDRIVEN)
+    await database.execute("vacuum analyze redriven")
+    await database.execute("select pg_stat_force_next_flush()")
+    before = await _redrives_read(database)
+
+    found = await _trace(mended, event.id)
+    with pytest.raises(UnknownRequestError):
+        await _trace(mended, uuid4())
+
+    assert 1 == len(found.letters)
+    assert await _redrives_read(database) - before < 50
+
+
 async def test_a_dead_letter_with_another_key_is_found_by_the_account_that_it_names(
     mended: Settings, account: str
 ) -> None:

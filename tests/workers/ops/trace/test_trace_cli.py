@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import click.testing
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from infra.settings import Settings
@@ -80,6 +81,26 @@ async def test_one_screen_tells_all_of_a_request(cluster: Settings, account: str
     assert [(answer.partition, answer.offset, False)] == [
         (each["partition"], each["offset"], each["repeat"]) for each in line["event"]["results"]
     ]
+
+
+async def test_a_trace_says_which_server_did_not_answer(cluster: Settings, account: str) -> None:
+    """By its exit code too, and with --json as an object: without Kafka the books' part is shown, without them none."""
+    request = uuid4()
+    await _decide(cluster, account, request)
+    no_kafka = cluster.model_copy(update={"kafka_bootstrap_servers": "127.0.0.1:1"})
+    no_books = cluster.model_copy(update={"database_url": SecretStr("postgresql://inmail@127.0.0.1:1/inmail")})
+
+    half = await _run(no_kafka, "trace", str(request), "--json")
+    words = await _run(no_kafka, "trace", str(request))
+    nothing = await _run(no_books, "trace", str(request), "--json")
+
+    errors = [json.loads(each.stderr.splitlines()[-1]) for each in (half, nothing)]
+    assert [Exit.UNREACHABLE] * 3 == [each.exit_code for each in (half, words, nothing)]
+    assert ["kafka", "postgres"] == [each["code"] for each in errors]
+    (found,) = json.loads(half.stdout)["traces"]
+    assert (str(request), "unknown") == (found["request_id"], found["record"]["state"])
+    assert "inmail: the topics were not searched, because Kafka cannot be queried: " in words.stderr
+    assert "" == nothing.stdout
 
 
 async def test_a_dead_letter_is_told_in_words(cluster: Settings, account: str) -> None:

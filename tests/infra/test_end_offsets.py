@@ -1,0 +1,66 @@
+"""The connection that is asked where partitions end, and what comes of its loss."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError
+
+from infra.kafka import end_offsets
+from infra.kafka.aiokafka_fixes import ConsumerLostError
+from infra.kafka.end_offsets import EndOffsets
+from infra.settings import load_settings
+
+PLACE = TopicPartition("a-topic", 0)
+
+
+class _Client:
+    """Answers each question once it is told to, and fails all if it is lost."""
+
+    def __init__(self, *, lost: bool) -> None:
+        self.asked: asyncio.Queue[asyncio.Event] = asyncio.Queue()
+        self.closed = False
+        self._lost = lost
+
+    async def end_offsets(self, places: Any) -> dict[TopicPartition, int]:
+        answer = asyncio.Event()
+        self.asked.put_nowait(answer)
+        await answer.wait()
+        if self._lost or self.closed:
+            raise ConsumerLostError("lost")
+        return dict.fromkeys(places, 7)
+
+
+async def test_two_questions_that_fail_at_once_close_no_connection_of_a_third(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third was asked between the two, over a new connection."""
+    old, new = _Client(lost=True), _Client(lost=False)
+    opening = iter((old, new))
+
+    @asynccontextmanager
+    async def reader(*_: object) -> AsyncIterator[_Client]:
+        client = next(opening)
+        yield client
+        client.closed = True
+
+    monkeypatch.setattr(end_offsets, "reader", reader)
+    ends = EndOffsets(load_settings())
+    first, second = (asyncio.ensure_future(ends.end_offsets([PLACE])) for _ in range(2))
+    answer, other_answer = await old.asked.get(), await old.asked.get()
+    answer.set()
+    with pytest.raises(KafkaConnectionError):
+        await first
+    third = asyncio.ensure_future(ends.end_offsets([PLACE]))
+    new_answer = await new.asked.get()
+
+    other_answer.set()
+    with pytest.raises(KafkaConnectionError):
+        await second
+    new_answer.set()
+
+    assert {PLACE: 7} == await third
+    assert [True, False] == [old.closed, new.closed]
+    await ends.aclose()
+    assert new.closed
