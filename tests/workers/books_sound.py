@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
 
 from infra.postgres import WORKER_ROLE, Connection
@@ -9,8 +10,9 @@ from tests.ledger.scenario import read_text
 from tests.ledger.scenario_run import run
 from tests.ledger.scenario_sql import SqlBooks
 from workers.ops.books.audit import audit_books
+from workers.ops.books.balance_history import BalanceHistory
 
-__all__ = ["STORY", "alarms_of", "all_is_read", "books_of_a_worker", "write_story"]
+__all__ = ["STORY", "alarms_of", "all_is_read", "balance_at", "books_of_a_worker", "write_story"]
 
 
 @asynccontextmanager
@@ -89,3 +91,8 @@ async def write_story(connection: Connection) -> None:
     (story,) = read_text(STORY, "story")
     await run(story, SqlBooks(connection))
     await all_is_read(connection)
+
+
+def balance_at(history: BalanceHistory, instant: datetime) -> int:
+    """Return what an account's balance over time says of an instant."""
+    return next((point.balance for point in reversed(history.points) if point.at <= instant), 0)

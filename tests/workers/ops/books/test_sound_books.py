@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from datetime import datetime
 from typing import Any
 
 import hypothesis
@@ -17,15 +16,11 @@ from tests.ledger.scenario_books import OracleBooks
 from tests.ledger.scenario_events import TICK
 from tests.ledger.scenario_sql import SqlBooks, fingerprint_of
 from tests.whole import ALL
-from tests.workers.books_sound import alarms_of, books_of_a_worker
+from tests.workers.books_sound import alarms_of, balance_at, books_of_a_worker
 from workers.ops.books.balance import balance_of
-from workers.ops.books.balance_history import BalanceHistory, balance_history_of
+from workers.ops.books.balance_history import balance_history_of
 
 HISTORIES = int(os.environ.get("HISTORIES") or (60 if ALL else 20))  # of 45 records on average
-
-
-def _balance_at(history: BalanceHistory, instant: datetime) -> int:
-    return next((point.balance for point in reversed(history.points) if point.at <= instant), 0)
 
 
 async def _check_every_instant(connection: Connection, seen: list[Any]) -> int:
@@ -44,7 +39,7 @@ async def _check_every_instant(connection: Connection, seen: list[Any]) -> int:
         known = [row for row in rows if row["as_of"] <= as_of]
         in_order = known == rows[: len(known)]
         assert in_order == (balance.overtaken == 0)
-        assert balance.balance == _balance_at(histories[name], as_of)
+        assert balance.balance == balance_at(histories[name], as_of)
         if in_order and known[-1]["as_of"] == as_of:
             assert known[-1]["balance_after"] == balance.balance
         if in_order and lots is not None:

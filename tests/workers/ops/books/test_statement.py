@@ -11,9 +11,10 @@ from tests.ledger.book import at
 from tests.ledger.scenario import read_text
 from tests.ledger.scenario_run import run
 from tests.ledger.scenario_sql import SqlBooks
-from tests.workers.books_sound import books_of_a_worker, write_story
+from tests.workers.books_sound import balance_at, books_of_a_worker, write_story
 from workers.ledger.model import Code
 from workers.ops.books.balance import Balance, UnknownAccountError, balance_of
+from workers.ops.books.balance_history import balance_history_of
 from workers.ops.books.reasons import reason_of
 from workers.ops.books.statement import StatementLine, statement_of, write_csv
 
@@ -84,7 +85,7 @@ async def test_a_back_dated_cancel_leaves_a_lot_that_had_ended_by_itself(books: 
     history = await balance_history_of(books.connection, "alice")
 
     assert [["1 ended 5 04-01"]] * 3 == [_lots(each) for each in days]
-    assert [5, 0] == [_balance_at(history, at(day)) for day in ("2030-03-31", "2030-04-01")]
+    assert [5, 0] == [balance_at(history, at(day)) for day in ("2030-03-31", "2030-04-01")]
 
 
 async def test_voided_and_forfeited_lots_are_whole_before_that(books: SqlBooks) -> None:
