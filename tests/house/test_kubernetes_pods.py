@@ -1,4 +1,4 @@
-"""The pods of the manifests: what they may, who reaches them, how they are probed, and what runs each night and month."""
+"""The pods of the manifests: what they may, who reaches them, how they are probed, and what runs by the calendar."""
 
 import json
 import re

@@ -13,7 +13,8 @@ import yaml
 
 from tests.house.manifests import BY_KIND
 from tests.tools import tool
-from workers.telemetry.dashboards import DASHBOARDS, SOURCE
+from workers.telemetry.dashboards import DASHBOARDS
+from workers.telemetry.grafana import SOURCE
 from workers.telemetry.metric_table import TABLE
 
 ROOT = Path(__file__).parents[2]

@@ -54,6 +54,7 @@ class Decided(NamedTuple):
     next_offsets: dict[Lane, int]
     messages: list[Message]
     trace: BatchTrace = NO_TRACE
+    record_times: Sequence[int] = ()  # of the records that are answered: the broker's, in milliseconds
 
 
 class Decider:
@@ -199,7 +200,8 @@ class Decider:
             lane.health.overtakes(decidable.waited_for, len(taken.records))
         self._health.stored(len(records), codes, [each.reason.value for each in refused.values()])
         next_offsets = {lane: taken.next_offset for lane, taken, _ in batches}
-        return Decided(next_offsets, trace.add_headers(answers + dead_letters(records, refused)), trace)
+        messages = trace.add_headers(answers + dead_letters(records, refused))
+        return Decided(next_offsets, messages, trace, [record.timestamp for record in records])
 
 
 def _decode(batch: LaneBatch) -> DecodedBatch:

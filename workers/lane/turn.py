@@ -231,7 +231,7 @@ class LaneOwner:
             lane.failures = 0
             lane.health.published()
         self._failures, self.published_at = 0, monotonic()
-        self._health.published(times)
+        self._health.published(times, [time for each in decided for time in each.record_times])
 
     async def _transact(self, messages: Sequence[Message], offsets: Mapping[TopicPartition, int]) -> TransactionTimes:
         """Publish in a Kafka transaction, after the one before has ended."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from time import monotonic
+from time import monotonic, time
 from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition
@@ -119,12 +119,13 @@ class Health:
         self.counts.update(reasons)
         self.kept.count_batch(records, codes, reasons)
 
-    def published(self, times: TransactionTimes) -> None:
-        """A turn is published: what all lanes failed of together is over."""
+    def published(self, times: TransactionTimes, record_times: Sequence[int]) -> None:
+        """A turn is published, of records of these times in milliseconds: what all lanes failed of together is over."""
         for lane in self.lanes.values():
             lane.shares_success()
         self.kept.observe_stage(Stage.PUBLISH, times.publish)
         self.kept.observe_stage(Stage.COMMIT, times.commit)
+        self.kept.answer_times.observe(record_times, time() * 1000)
 
     def dead(self) -> Dead | None:
         """Return why the process is not alive, if it is not."""

@@ -35,6 +35,16 @@ STAGE_SECONDS: Final = Metric(
     "seconds",
     ("worker", "stage"),
 )
+ANSWER_SECONDS: Final = Metric(
+    "inmail_answer_seconds",
+    MetricKind.HISTOGRAM,
+    "Time that a record waited for its answer: from the broker's time of the record to the end of the Kafka transaction"
+    " with the answer, by this host's clock (0 where that is behind the broker's). Once for each record; one that a"
+    " rewind has read again waited since it first came. Where INMAIL_TOPIC_RECORD_TIME is `create`, from the producer's"
+    " time.",
+    "seconds",
+    ("worker",),
+)
 RETRIES: Final = Metric(
     "inmail_retries_total",
     MetricKind.COUNTER,
@@ -225,6 +235,7 @@ WORKER_METRICS: Final = (
     OUTCOMES,
     BATCH_RECORDS,
     STAGE_SECONDS,
+    ANSWER_SECONDS,
     RETRIES,
     DEAD_LETTERS,
     BATCHES_APART,

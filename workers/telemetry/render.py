@@ -8,7 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from workers.telemetry.dashboards import DASHBOARDS, render_dashboard
+from workers.telemetry.dashboards import DASHBOARDS
+from workers.telemetry.grafana import render_dashboard
 from workers.telemetry.lag_metric_table import LAG_METRICS
 from workers.telemetry.metric import Metric
 from workers.telemetry.metric_table import API_METRICS, BOOKS_METRICS, TICKER_METRICS, WORKER_METRICS

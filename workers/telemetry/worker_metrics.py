@@ -15,6 +15,7 @@ from schemas.dead_letters import DeadLetterReason
 from workers.errors import FencedError
 from workers.ledger.model import Code
 from workers.telemetry import metric_table
+from workers.telemetry.answer_times import AnswerTimes
 from workers.telemetry.metric import Metric
 
 __all__ = ["NEIGHBOURS", "REPEAT", "Retry", "Stage", "WorkerMetrics", "render_metrics", "retry_class"]
@@ -96,6 +97,8 @@ class WorkerMetrics:
         self._loop_delay = lateness.labels(worker)
         stages = Histogram(*_metric_arguments(metric_table.STAGE_SECONDS), buckets=_SECONDS, registry=self.registry)
         self._stages = {stage: stages.labels(worker, stage.value) for stage in Stage}
+        self.answer_times = AnswerTimes(worker)
+        self.registry.register(self.answer_times)
 
     def _counter(self, metric: Metric, values: Iterable[str]) -> Counter:
         """Return a counter with a series at 0 for each value: `increase` does not see a step from no series to 1."""

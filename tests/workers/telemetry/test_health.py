@@ -212,7 +212,7 @@ def test_lanes_that_failed_together_are_over_it_once_one_of_them_published(healt
     busy.takes()
     before = len(health.not_ready())
     busy.published()
-    health.published(TransactionTimes(0.0, 0.0))
+    health.published(TransactionTimes(0.0, 0.0), [])
 
     assert before == 3
     assert [f"lane {SEND_REQUESTS}/2 tries again: a connection to a server was lost (its own)"] == health.not_ready()

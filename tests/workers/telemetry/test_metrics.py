@@ -5,11 +5,15 @@ import re
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 
 import asyncpg
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, KafkaTimeoutError, NotLeaderForPartitionError
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 from infra.postgres import connect_database
 from infra.settings import Settings
@@ -22,6 +26,7 @@ from workers.ops.books.lane_metrics import LaneReader, LaneState
 from workers.ops.books.lanes import LaneProgress
 from workers.ops.books.metrics_exporter import read_once
 from workers.telemetry import render
+from workers.telemetry.answer_times import AnswerTimes
 from workers.telemetry.health import Health
 from workers.telemetry.metric import Metric, MetricKind
 from workers.telemetry.metric_table import (
@@ -135,6 +140,35 @@ async def test_a_loop_that_is_blocked_is_late() -> None:
     assert 0.4 < seen["inmail_loop_lag_seconds_sum"] < 5
 
 
+def test_answer_times_are_those_of_a_histogram_that_observes_each_record() -> None:
+    """However a turn's records are mixed: at a bucket's bound, of one moment, and of a clock that is ahead."""
+    random, now = Random(7), 1_800_000_000_000.0  # noqa: S311 - a test
+    waits = [0, 5, 10, 11, 1000, 1000, 5_000, 1_800_000, 1_800_001, *(random.randrange(3_000_000) for _ in range(500))]
+    ours = AnswerTimes("send")
+    each = Histogram(
+        "each", "", ["worker"], buckets=[float(bound) for bound in _bounds(ours)[:-1]], registry=CollectorRegistry()
+    )
+    for turn in (waits[:9], waits[9:300], [], waits[300:], [-400, -1]):  # the last came after now, by the broker
+        ours.observe([int(now) - wait for wait in turn], now)
+        for wait in turn:
+            each.labels("send").observe(max(0, wait) / 1000)
+
+    expected = {(sample.name[4:], sample.labels["le"]): sample.value for sample in _samples(each, "_bucket")}
+    assert expected == {(sample.name[21:], sample.labels["le"]): sample.value for sample in _samples(ours, "_bucket")}
+    assert [511.0] == [sample.value for sample in _samples(ours, "_count")]
+    assert [sample.value for sample in _samples(ours, "_sum")] == [
+        pytest.approx(sample.value) for sample in _samples(each, "_sum")
+    ]
+
+
+def _samples(collector: Collector, suffix: str) -> list[Sample]:
+    return [each for family in collector.collect() for each in family.samples if each.name.endswith(suffix)]
+
+
+def _bounds(collector: Collector) -> list[str]:
+    return [sample.labels["le"] for sample in _samples(collector, "_bucket")]
+
+
 # -- lanes: stored and not published ----------------------------------------------------------------------------------
 
 PLACE = TopicPartition(SEND_REQUESTS, 3)
@@ -198,6 +232,7 @@ async def test_a_run_is_counted_as_it_was_and_every_metric_of_the_table_is_serve
         await eventually(lambda: _has_lanes(books), "a look at lanes that have stored something")
         await _shows(books, "inmail_unpublished_records", 0)
         await _shows(ports["expiry"], "inmail_outcomes_total", cluster.topic_partitions, code="booked")
+        await _shows(ports["send"], "inmail_answer_seconds_count", 5)  # each record once, the dead letter as well
         seen = {name: await scrape(port) for name, port in ports.items()}
 
     def counted(worker: str) -> dict[str, float]:
@@ -217,6 +252,8 @@ async def test_a_run_is_counted_as_it_was_and_every_metric_of_the_table_is_serve
         code: count for code, count in counted("send").items() if code not in ("low", "exhausted")
     }
     assert 5 == seen["send"]["inmail_batch_records_sum"]
+    assert 5 == seen["send"].value("inmail_answer_seconds_bucket", le="300.0")
+    assert 0 < seen["send"]["inmail_answer_seconds_sum"] < 5 * 60
     for stage in ("fetch", "wait", "decode", "decide", "publish", "commit"):
         assert seen["send"].value("inmail_stage_seconds_count", stage=stage) > 0
         assert 0 <= seen["send"].value("inmail_stage_seconds_sum", stage=stage) < 30
