@@ -1,7 +1,7 @@
 """How long records waited for their answers: a histogram that counts a whole turn at once.
 
-Observing records one by one would cost a worker microseconds each. Here a turn's times are sorted once, and each bucket
-is one search in them: tens of nanoseconds a record.
+Observed one by one, a record would cost a worker more than a microsecond. Here a turn's times are sorted once, and each
+bucket is one search in them: a few microseconds a turn, and a tenth of one or two a record.
 """
 
 from bisect import bisect_left, bisect_right
@@ -15,8 +15,8 @@ from workers.telemetry import metric_table
 
 __all__ = ["AnswerTimes"]
 
-# A turn takes milliseconds; a member notices seconds; a backlog is told by lag. In seconds.
-_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+# Milliseconds. A turn takes a few; a member notices seconds; of minutes and hours lag tells more.
+_BUCKETS: Final = (10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 300_000, 1_800_000)
 
 
 class AnswerTimes(Collector):
@@ -37,8 +37,8 @@ class AnswerTimes(Collector):
         """
         times = sorted(record_times)  # of a few lanes, each in order: little more than one pass
         count = len(times)
-        for number, seconds in enumerate(_BUCKETS):
-            self._within[number] += count - bisect_left(times, now - 1000 * seconds)
+        for number, most in enumerate(_BUCKETS):
+            self._within[number] += count - bisect_left(times, now - most)
         before = bisect_right(times, now)
         self._records += count
         self._milliseconds += before * now - sum(times[:before])
@@ -47,7 +47,7 @@ class AnswerTimes(Collector):
         """Yield the histogram."""
         row = metric_table.ANSWER_SECONDS
         found = HistogramMetricFamily(row.name, row.meaning, labels=row.labels)
-        within = zip(map(str, _BUCKETS), self._within, strict=True)
+        within = zip((str(most / 1000) for most in _BUCKETS), self._within, strict=True)
         buckets: list[tuple[str, float]] = [*within, ("+Inf", self._records)]
         found.add_metric([self._worker], buckets, self._milliseconds / 1000)
         yield found
