@@ -65,7 +65,7 @@ begin
     into lot_accounts, lot_numbers, lot_remaining, lot_from, lot_until
     from (
         select x.* from lots as x
-        where x.account = any(accounts_) and x.remaining > 0
+        where x.account = any(accounts_) and x.open and x.remaining > 0
         order by x.account, x.priority, x.expires_at, x.lot
     ) as l;
     lot_remaining_before := lot_remaining;

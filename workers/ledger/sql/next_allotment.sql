@@ -3,6 +3,7 @@
 create or replace function next_allotment(p_account bigint, p_as_of timestamptz)
 returns timestamptz
 language plpgsql stable
+set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
 declare
