@@ -2,7 +2,8 @@
 -- of a lot that waits, or of a period to come that nothing tells of yet. One that was voided stays used.
 --
 -- Which dates there are does not depend on p_as_of, which only says after when they count. So an answer holds until its
--- date comes, unless an event tells otherwise: whoever has it need not ask again (the read API's ETag).
+-- date comes, unless an event tells otherwise: whoever has it need not ask again (debit.sql, the read API's ETag), and
+-- how records were cut into batches changes no answer.
 create or replace function next_allotment(p_account bigint, p_as_of timestamptz)
 returns timestamptz
 language plpgsql stable
@@ -50,6 +51,19 @@ begin
     end loop;
     return earliest;
 end;
+$$;
+
+-- The same, where an answer as of p_known_as_of is known already and may still hold.
+create or replace function known_or_next_allotment(
+    p_account bigint, p_as_of timestamptz, p_known_as_of timestamptz, p_known timestamptz
+)
+returns timestamptz
+language sql stable
+as $$
+    select case
+        when p_known_as_of <= p_as_of and p_as_of < p_known then p_known
+        else next_allotment(p_account, p_as_of)
+    end;
 $$;
 
 -- When a subscription's next period is due by the word of billing: where a period ends that it told of, and nothing
