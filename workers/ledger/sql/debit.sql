@@ -59,7 +59,8 @@ begin
     into accounts_, sequences, levels, erased, since, today, yesterday
     from (select own.* from accounts as own where own.account = any(p_accounts) order by own.account) as x;
 
-    select array_agg(l.account), array_agg(l.lot), array_agg(l.remaining), array_agg(l.granted_at), array_agg(l.expires_at)
+    select
+        array_agg(l.account), array_agg(l.lot), array_agg(l.remaining), array_agg(l.granted_at), array_agg(l.expires_at)
     into lot_accounts, lot_numbers, lot_remaining, lot_from, lot_until
     from (
         select x.* from lots as x
