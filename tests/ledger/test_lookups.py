@@ -80,6 +80,7 @@ async def test_the_work_for_an_account_does_not_grow_with_its_closed_lots(databa
         "grant": lambda account: book.one(book.promotion(1, account)),
         "adjustment": lambda account: book.one(_taken(book, account, 5)),  # of five: all that is left
         "refused send": lambda account: book.one(book.send(account)),
+        "renewal": lambda account: book.one(book.renewed(account, period_start=at("2030-02-01"))),
         "balance read": read,
         "balance published": publish,
     }

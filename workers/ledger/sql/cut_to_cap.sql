@@ -51,7 +51,7 @@ begin
     if not exists (
         select from lots as l
         where
-            l.account = p_request.account and l.request_id = p_request.request_id
+            l.account = p_request.account and l.request_id = p_request.request_id and l.open
             and l.granted_at <= p_request.as_of and p_request.as_of < l.expires_at
     ) then
         return;
