@@ -1,9 +1,10 @@
-"""A migration lets bookings go on while it waits for whoever reads its tables."""
+"""A migration lets bookings go on while it waits for whoever reads its tables, and finds an index built before it."""
 
 import asyncio
 from pathlib import Path
 
 import asyncpg
+import pytest
 
 from infra.migrate import MIGRATIONS, migrate
 from infra.postgres import Connection, connect_database
@@ -12,6 +13,9 @@ from tests.workers.wire import eventually
 from workers.ledger.store import FUNCTIONS
 
 _BOOKING = "update lanes set next_offset = next_offset where partition = 0"
+_INDEXES = "0024_open_lots.sql"
+_BUILT = "select indexrelid, indisvalid from pg_index where indexrelid = any($1::text[]::regclass[])"
+_FINISH = "update pg_index set indisvalid = $2 where indexrelid = any($1::text[]::regclass[])"
 _BOOKINGS = 80  # in 4 s: more than a booking waits, and than a second try of the migration takes
 
 
@@ -64,3 +68,25 @@ async def test_bookings_go_on_while_a_migration_waits_for_a_long_reader(
     await database.execute("alter table lanes drop column more; delete from migrations where name = '9999_more.sql'")
     for each in (reader, migrating):
         await each.close()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+async def test_indexes_that_were_built_before_their_migration_are_kept_if_they_were_finished(
+    database: Connection, *, finished: bool
+) -> None:
+    """As operators of large books build them, beside the bookings. What a session that died has left serves nobody."""
+    statements = (MIGRATIONS / _INDEXES).read_text().rpartition("$$;")[2].split(";")[:-1]
+    await database.execute("drop index lots_open, lots_by_end_of_period")
+    await database.execute("delete from migrations where name = $1", _INDEXES)
+    for statement in statements:
+        await database.execute(statement.replace("index if not exists", "index concurrently"))
+    names = ["lots_open", "lots_by_end_of_period"]
+    await database.execute(_FINISH, names, finished)
+    before = dict(await database.fetch(_BUILT, names))
+
+    migrated = await migrate(database, [FUNCTIONS])
+
+    after = dict(await database.fetch(_BUILT, names))
+    assert (_INDEXES,) == migrated.applied
+    assert [True, True] == list(after.values())
+    assert (2 if finished else 0) == len(before.keys() & after.keys())

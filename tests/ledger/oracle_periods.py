@@ -21,6 +21,7 @@ __all__ = [
     "lots_of_change",
     "lots_of_told_change",
     "lots_that_tell_of",
+    "month_of",
     "next_change_of",
     "periods_of",
     "plain_period_of",
@@ -195,6 +196,11 @@ def plain_period_of(lot: Lot) -> Period:
     assert lot.period_start
     assert lot.period_end
     return Period(lot.period_start, lot.period_end)
+
+
+def month_of(start: datetime) -> Period:
+    """Return what is taken for the own period of a plan change, and for one that nothing tells of yet."""
+    return Period(start, anchored(start, start.day, 1))
 
 
 def stays_for_change(case: Case, lot: Lot) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.ledger.oracle_calendar import Period, anchored
 from tests.ledger.oracle_case import Case
-from tests.ledger.oracle_periods import credits_lacking, tell_of
+from tests.ledger.oracle_periods import credits_lacking, month_of, plan_at, tell_of
 from tests.ledger.oracle_state import Lot, Row, Subscription
 
 __all__ = ["RULES", "burn_down", "report_details"]
@@ -107,7 +107,7 @@ def waiting(case: Case, subscription_id: str) -> list[datetime]:
 def unread(case: Case, subscription_id: str, subscription: Subscription) -> list[datetime]:
     """Return when periods to come start for which something will be given. One that was withdrawn stays used."""
     due = renewals_due(case, subscription_id, subscription)
-    dates = [period.start for period in due if not tell_of(case.account, subscription_id, period)]
+    dates = [each for each in due if not tell_of(case.account, subscription_id, month_of(each))]
     return dates + [
         period.start
         for period in periods_ahead(case, subscription)
@@ -115,14 +115,40 @@ def unread(case: Case, subscription_id: str, subscription: Subscription) -> list
     ]
 
 
-def renewals_due(case: Case, subscription_id: str, subscription: Subscription) -> Iterator[Period]:
-    """Rule 8: where the latest period told of is still to come, the running one may end before it."""
-    begun = [lot for lot in case.account.allotments_of(subscription_id) if lot.started(case.now)]
-    if begun and subscription.period_start:
-        *_, running = sorted(begun, key=lambda lot: (lot.granted_at, lot.lot))
-        assert running.period_end
-        if case.now < running.period_end < subscription.period_start:
-            yield Period(running.period_end, anchored(running.period_end, running.period_end.day, 1))
+def renewals_due(case: Case, subscription_id: str, subscription: Subscription) -> Iterator[datetime]:
+    """Rule 8: the next period is due where one ends that billing told of, if credits are given then.
+
+    Of periods that overlap, the later one tells. After the latest event the dates are derived from the anchor as well.
+    """
+    told = case.account.allotments_of(subscription_id)
+    for lot in told:
+        assert lot.period_start
+        assert lot.period_end
+        followers = [other for other in told if other.period_start and lot.period_start < other.period_start]
+        is_followed = any(other.granted_at < lot.period_end for other in followers)
+        if lot.period_end > case.now and not is_followed and is_followed_by_credits(case, subscription, lot):
+            yield lot.period_end
+
+
+def is_followed_by_credits(case: Case, subscription: Subscription, lot: Lot) -> bool:
+    """Whether the plan gives credits when a lot's period ends, as far as the books know.
+
+    Before the latest event's period that is the plan of the day, which the books know by its lots alone. Later on it is
+    the latest event's, if that event told of the lot's period or the plan has gone on.
+    """
+    assert lot.subscription_id
+    assert lot.period_start
+    assert lot.period_end
+    if not subscription.period_start:
+        return False
+    plan, gives = subscription.plan, subscription.credits > 0
+    if lot.period_end < subscription.period_start:
+        then = plan_at(case, lot.subscription_id, lot.period_end)
+        lots = case.account.lots_of(lot.subscription_id)
+        return gives if then == plan else any(other.plan == then for other in lots)
+    if lot.period_start == subscription.period_start:
+        return gives
+    return gives and lot.period_start > subscription.period_start and lot.plan == plan
 
 
 def periods_ahead(case: Case, subscription: Subscription) -> Iterator[Period]:

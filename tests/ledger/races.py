@@ -21,7 +21,8 @@ from schemas.catalogue import SEND_REQUESTS, fingerprint
 from tests.ledger.scenario_events import TICK, Input, Names, Words, read_event, read_instant
 from tests.ledger.scenario_sql import EVENTS, event_of
 from workers.jobs.billing import BillingJob
-from workers.jobs.job import Batch
+from workers.jobs.bisection import decide_bisected
+from workers.jobs.job import Batch, Job
 from workers.jobs.send import SendJob
 from workers.ledger.model import Request
 from workers.ledger.plans import Catalogue
@@ -123,6 +124,11 @@ class Lane:
             job = SendJob(self._catalogue) if topic == SEND_REQUESTS else BillingJob(self._catalogue)
             await job.decide(self.connection, Batch(requests))
 
+    async def decide_bisected(self, inputs: Sequence[Input], job: Job) -> None:
+        """Decide a batch by a job, as a worker's lane does once the database has refused the batch."""
+        async with self.connection.transaction():
+            await decide_bisected(job, self.connection, Batch([self._request(input_) for input_ in inputs]))
+
     async def _tick(self, request: Request[Any]) -> None:
         code = "booking"
         while code == "booking":
@@ -178,14 +184,14 @@ class Race:
             async with ahead.connection.transaction():
                 await ahead.decide(parts[0])
                 waiting = [asyncio.create_task(behind.decide(second))]
-                await self._until_it_waits(behind, waiting[0])
+                await self.until_it_waits(behind, waiting[0])
                 for part in parts[1:]:
                     await ahead.decide(part)
         except asyncpg.PostgresError as error:
             errors = [type(error).__name__]
         return errors + _errors(await asyncio.gather(*waiting, return_exceptions=True))
 
-    async def _until_it_waits(self, lane: Lane, task: "asyncio.Task[None]") -> None:
+    async def until_it_waits(self, lane: Lane, task: "asyncio.Task[None]") -> None:
         """Return when a lane waits for a lock of another one, or is through."""
         pid = lane.connection.get_server_pid()
         async with asyncio.timeout(WAIT_SECONDS):

@@ -47,8 +47,8 @@ BROKEN: dict[str, Form] = {
         BATCH_UNLOCKED,
         Edit(
             "debit.sql",
-            "begin select array_agg(x.account order by x.account)",
-            f"begin {LOCK} select array_agg(x.account order by x.account)",
+            "begin select array_agg(x.account)",
+            f"begin {LOCK} select array_agg(x.account)",
         ),
         "drop index journal_outcomes;",
     ),

@@ -3,17 +3,22 @@
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
+from uuid import uuid4
 
 import asyncpg
 import pytest
 
+from infra.postgres import Connection
 from infra.settings import Settings
 from tests.ledger.races import Lane, Race, open_race, read_batch, wrong_in_books
 from tests.ledger.races_forms import DEADLOCKING, NEWCOMERS_DEADLOCK, sql_of
 from tests.ledger.races_mix import CATALOGUE, Mix
 from tests.ledger.scenario_events import Input
+from workers.jobs import bisection
+from workers.jobs.billing import BillingJob
+from workers.jobs.job import Batch, Decision
 from workers.ops.books.audit import audit_books
 
 LANES = 7
@@ -111,3 +116,54 @@ async def test_new_accounts_inserted_in_any_order_deadlock(settings: Settings) -
         errors = await _let_newcomers_in(race)
 
     assert errors["DeadlockDetectedError"]
+
+
+class _Halting(BillingJob):
+    """Waits for something once it has decided the first part of a batch that the database has refused as a whole."""
+
+    def __init__(self, wait: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(CATALOGUE)
+        self._waits = [wait]
+
+    async def decide(self, connection: Connection, batch: Batch) -> Decision:
+        decision = await super().decide(connection, batch)
+        if self._waits:
+            await self._waits.pop()()
+        return decision
+
+
+async def _nothing(*_: object) -> None:
+    pass
+
+
+@pytest.mark.parametrize("locked_part_by_part", [False, True])
+async def test_a_batch_with_a_refused_record_locks_its_accounts_in_order_all_the_same(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, *, locked_part_by_part: bool
+) -> None:
+    """Its first part is of the last account, its refused record of the first one; another lane wants both.
+
+    Locked part by part, each lane would have what the other one waits for.
+    """
+    if locked_part_by_part:
+        monkeypatch.setattr(bisection, "lock_accounts", _nothing)
+    opening, again, poison = read_batch("2030-01-01 promotion 1 of a; promotion 1 of b; promotion 13 of c")
+    anna, zoe = ([replace(each, account=account) for each in (opening, again, poison)] for account in ("anna", "zoe"))
+    waiting: list[asyncio.Task[None]] = []
+    errors: list[BaseException] = []
+    async with open_race(settings, CATALOGUE, lanes=2) as race:
+        refused, other = race.lanes
+        await race.watcher.execute("alter table lots add constraint no_poison check (granted <> 13)")
+        for account in (anna, zoe):
+            await other.decide(account[:1])
+
+        async def let_the_other_wait() -> None:
+            waiting.append(asyncio.create_task(other.decide([anna[1], zoe[1]])))
+            await race.until_it_waits(other, waiting[0])
+
+        try:
+            await refused.decide_bisected([replace(zoe[1], request_id=uuid4()), anna[2]], _Halting(let_the_other_wait))
+        except asyncpg.PostgresError as error:
+            errors.append(error)
+        errors += [each for each in await asyncio.gather(*waiting, return_exceptions=True) if each is not None]
+
+    assert [asyncpg.DeadlockDetectedError] * locked_part_by_part == [type(error) for error in errors]

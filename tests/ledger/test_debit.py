@@ -200,6 +200,45 @@ async def test_what_only_some_requests_of_a_batch_have_stays_with_them(book: Boo
     ] == [pick(answer, "code", "lot", "next_allotment_at") for answer in answers]
 
 
+async def test_a_batch_of_refusals_names_the_dates_that_refusals_one_by_one_name(book: Book) -> None:
+    """Rule 8: each date is looked for once in a batch, and how records are cut into batches changes no answer."""
+    book.now = at("2030-01-15")
+    await book.decide(*(book.activated(each, period_end=at("2030-02-01")) for each in ("alice", "bob")))
+    await book.decide(*(book.send(each) for each in ("alice", "bob") for _ in range(5)))
+    days = ["2030-01-20"] * 50 + ["2030-01-31T23:59:59", "2030-02-01", "2030-02-14", "2030-02-15", "2030-03-01"]
+    requests = [
+        book._request(book.send(account))._replace(as_of=at(day)) for day in days for account in ("alice", "bob")
+    ]
+    named = {}
+    for size in (1, 7, len(requests)):
+        batches = [requests[first : first + size] for first in range(0, len(requests), size)]
+        named[size] = await _decide_and_take_back(book, batches)
+
+    dates, calls = named[len(requests)]
+    assert ["2030-02-01"] * 102 + ["2030-02-15"] * 4 + ["2030-03-15"] * 4 == dates
+    assert {tuple(dates)} == {tuple(each) for each, _ in named.values()}
+    assert 2 * 3 == calls < named[7][1] < named[1][1] == len(requests)
+
+
+async def _decide_and_take_back(book: Book, batches: list[list[Request[Any]]]) -> tuple[list[str], int]:
+    """Return the dates that refusals name, and how often a date was looked for."""
+    job = SendJob(book.catalogue)
+    transaction = book.connection.transaction()
+    await transaction.start()
+    await book.connection.execute("set local track_functions = 'pl'")
+    before = await book.connection.fetchval(_CALLS)
+    decided = [body(m) for each in batches for m in (await job.decide(book.connection, Batch(each))).messages]
+    calls = await book.connection.fetchval(_CALLS) - before
+    await transaction.rollback()
+    dates = [each["next_allotment_at"][:10] for each in decided if each["type"] == "inmail.send.decided.v1"]
+    return dates, calls
+
+
+_CALLS = """
+select coalesce(sum(f.calls), 0)::integer from pg_stat_xact_user_functions as f where f.funcname = 'next_allotment'
+"""
+
+
 async def test_the_two_hundred_requests_of_a_hot_account_are_decided_in_order(book: Book) -> None:
     """The arrays inside the function stay aligned however many requests one account has."""
     await book.decide(book.promotion(150))

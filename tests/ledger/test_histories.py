@@ -318,6 +318,7 @@ MISTAKES = {
     "a late change tops nothing up": planted(oracle_changes, "opening_for", all_or_nothing),
     "a late allotment is held to its own cap": planted(oracle_grants, "cut_after_grant", own_cap_alone),
     "an earlier change closes a later one's lots": planted(oracle_changes, "close_old_lots", whatever_waits),
+    "the end of a period that was told is not named": planted(oracle_sends, "renewals_due", lambda *_: iter(())),
     "a lot that waits is not named": planted(oracle_sends, "waiting", lambda *_: []),
     "a cap is not applied": planted(oracle_grants, "cut_to_cap", nothing),
     "a late grant is not clamped": planted(oracle_grants, "clamp_to_end", nothing),

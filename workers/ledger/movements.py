@@ -75,8 +75,7 @@ async def _caps_due(connection: Connection, opened: Opened) -> dict[str, list[da
     if not opened.fresh:
         return {}
     rows = await connection.fetch(
-        "select account, granted_at from lots where account = any($1) and cap_pending and granted_at <= $2"
-        " order by granted_at",
+        "select account, granted_at from caps_due($1, $2)",
         list(opened.accounts.values()),
         max(request.as_of for request, _ in opened.fresh),
     )

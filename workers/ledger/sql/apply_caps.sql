@@ -38,11 +38,29 @@ $$;
 create or replace function apply_caps(p_requests request[], p_low integer)
 returns setof journal
 language plpgsql volatile
+set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
 begin
     for i in 1 .. cardinality(p_requests) loop
         return query select * from apply_pending_caps(p_requests[i], (p_requests[i]).as_of, p_low);
     end loop;
+end;
+$$;
+
+-- When those lots of some accounts have come to their date, up to an instant, whose caps were not applied yet, in that
+-- order: mostly nothing.
+create or replace function caps_due(p_accounts bigint[], p_until timestamptz)
+returns table (account bigint, granted_at timestamptz)
+language plpgsql stable
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+as $$
+begin
+    return query
+    select l.account, l.granted_at
+    from lots as l
+    where l.account = any(p_accounts) and l.cap_pending and l.granted_at <= p_until
+    order by l.granted_at;
 end;
 $$;

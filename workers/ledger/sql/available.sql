@@ -1,12 +1,13 @@
--- Credits that an account can spend at an instant: the predicate of availability, half-open. (A booked lot holds
--- none.) As a table of one row, which a statement over many accounts takes in as if it were written there.
+-- Credits that an account can spend at an instant: the predicate of availability, half-open. Closed lots hold none and
+-- are not read, since their number grows for ever (the index lots_open has the others). As a table of one row, which a
+-- statement over many accounts takes in as if it were written there.
 create or replace function spendable(p_account bigint, p_as_of timestamptz)
 returns table (credits bigint)
 language sql stable
 as $$
     select coalesce(sum(l.remaining), 0)
     from lots as l
-    where l.account = p_account and l.granted_at <= p_as_of and p_as_of < l.expires_at;
+    where l.account = p_account and l.open and l.granted_at <= p_as_of and p_as_of < l.expires_at;
 $$;
 
 create or replace function available(p_account bigint, p_as_of timestamptz)

@@ -13,12 +13,12 @@ declare
 begin
     select sum(l.remaining) - p_cap into excess
     from lots as l
-    where l.account = p_request.account and l.subscription_id = p_subscription_id
+    where l.account = p_request.account and l.subscription_id = p_subscription_id and l.open
         and l.granted_at <= p_started_by and p_at < l.expires_at;
 
     for held in
         select l.lot, l.remaining from lots as l
-        where l.account = p_request.account and l.subscription_id = p_subscription_id
+        where l.account = p_request.account and l.subscription_id = p_subscription_id and l.open
             and l.granted_at <= p_started_by and p_at < l.expires_at and l.remaining > 0
         order by l.expires_at, l.lot
     loop
@@ -51,7 +51,7 @@ begin
     if not exists (
         select from lots as l
         where
-            l.account = p_request.account and l.request_id = p_request.request_id
+            l.account = p_request.account and l.request_id = p_request.request_id and l.open
             and l.granted_at <= p_request.as_of and p_request.as_of < l.expires_at
     ) then
         return;

@@ -36,7 +36,7 @@ declare
     today integer[]; yesterday integer[];
     tightest integer := least(nullif(p_limits.daily, 0), nullif(p_limits.seat, 0));
     suspect boolean[];            -- the requests whose recipient may have had a paid send too lately
-    a integer := 0; first_request integer;  -- where we are among them, and the current account's first request
+    a integer := 0; first_request integer; refused integer;  -- where we are; its first request, its last one refused
 
     lot_accounts bigint[];        -- the lots of all of them, by account and burn-down order
     lot_numbers integer[]; lot_remaining integer[]; lot_remaining_before integer[];
@@ -54,18 +54,17 @@ declare
     notices integer[]; notice_levels smallint[];  -- the requests that a notice follows
 begin
     select
-        array_agg(x.account order by x.account), array_agg(x.sequence order by x.account),
-        array_agg(x.level order by x.account), array_agg(x.erased_at is not null order by x.account),
-        array_agg(x.paid_from order by x.account), array_agg(x.paid order by x.account),
-        array_agg(x.paid_before order by x.account)
+        array_agg(x.account), array_agg(x.sequence), array_agg(x.level), array_agg(x.erased_at is not null),
+        array_agg(x.paid_from), array_agg(x.paid), array_agg(x.paid_before)
     into accounts_, sequences, levels, erased, since, today, yesterday
-    from accounts as x where x.account = any(p_accounts);
+    from (select own.* from accounts as own where own.account = any(p_accounts) order by own.account) as x;
 
-    select array_agg(l.account), array_agg(l.lot), array_agg(l.remaining), array_agg(l.granted_at), array_agg(l.expires_at)
+    select
+        array_agg(l.account), array_agg(l.lot), array_agg(l.remaining), array_agg(l.granted_at), array_agg(l.expires_at)
     into lot_accounts, lot_numbers, lot_remaining, lot_from, lot_until
     from (
         select x.* from lots as x
-        where x.account = any(accounts_) and x.remaining > 0
+        where x.account = any(accounts_) and x.open and x.remaining > 0
         order by x.account, x.priority, x.expires_at, x.lot
     ) as l;
     lot_remaining_before := lot_remaining;
@@ -78,6 +77,7 @@ begin
         if a = 0 or accounts_[a] <> p_accounts[i] then
             a := a + 1;
             first_request := i;
+            refused := null;
             first_lot := end_lot;
             while lot_accounts[end_lot] = p_accounts[i] loop
                 end_lot := end_lot + 1;
@@ -134,7 +134,10 @@ begin
         elsif code = 'balance_not_current' then
             o_details[i] := not_current(p_waited_for);
         elsif code = 'insufficient_credits' then
-            o_next_allotments[i] := next_allotment(p_accounts[i], as_of);
+            o_next_allotments[i] := known_or_next_allotment(
+                p_accounts[i], as_of, p_as_ofs[refused], o_next_allotments[refused]
+            );
+            refused := i;
         end if;
 
         if code in ('charged', 'insufficient_credits') then

@@ -6,6 +6,7 @@
 create or replace function erase(p_requests request[])
 returns setof journal
 language plpgsql volatile
+set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
 declare

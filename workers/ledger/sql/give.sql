@@ -10,6 +10,7 @@
 create or replace function give(p_requests request[], p_lots lot_terms[], p_selling_plans text[], p_low integer)
 returns setof journal
 language plpgsql volatile
+set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
 declare

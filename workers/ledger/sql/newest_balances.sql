@@ -30,13 +30,15 @@ begin
             count(*) as lot_count
         from lots as l
         where
-            a.account = l.account and l.remaining > 0 and l.granted_at < l.expires_at and j.as_of < l.expires_at
+            a.account = l.account and l.open and l.remaining > 0
+            and l.granted_at < l.expires_at and j.as_of < l.expires_at
     ) as t
     left join lateral (
         select l.lot, l.remaining, l.granted_at, l.expires_at, l.priority
         from lots as l
         where
-            a.account = l.account and l.remaining > 0 and l.granted_at < l.expires_at and j.as_of < l.expires_at
+            a.account = l.account and l.open and l.remaining > 0
+            and l.granted_at < l.expires_at and j.as_of < l.expires_at
         order by l.priority, l.expires_at, l.lot
         limit p_lots
     ) as f on true

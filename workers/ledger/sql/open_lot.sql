@@ -35,17 +35,20 @@ begin
     from accounts as a
     where a.account = p_request.account;
 
-    return book(p_request, 'granted', p_terms.credits, number, p_is_answer => p_is_answer, p_details => jsonb_build_object(
-        'origin', p_terms.origin,
-        'source_id', p_terms.source_id,
-        'subscription_id', p_terms.subscription_id,
-        'plan', p_terms.plan,
-        'period_start', p_terms.period_start,
-        'granted_at', p_terms.granted_at,
-        'tops_up', p_tops_up,
-        'actor', p_terms.actor,
-        'reason', p_terms.reason
-    ));
+    return book(
+        p_request, 'granted', p_terms.credits, number, p_is_answer => p_is_answer,
+        p_details => jsonb_build_object(
+            'origin', p_terms.origin,
+            'source_id', p_terms.source_id,
+            'subscription_id', p_terms.subscription_id,
+            'plan', p_terms.plan,
+            'period_start', p_terms.period_start,
+            'granted_at', p_terms.granted_at,
+            'tops_up', p_tops_up,
+            'actor', p_terms.actor,
+            'reason', p_terms.reason
+        )
+    );
 end;
 $$;
 

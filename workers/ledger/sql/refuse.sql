@@ -2,6 +2,8 @@
 create or replace function refuse(p_requests request[])
 returns setof journal
 language sql volatile
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
 as $$
     select booked.*
     from unnest(p_requests) with ordinality as r (

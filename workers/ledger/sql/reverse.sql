@@ -18,6 +18,7 @@ create or replace function reverse(
 )
 returns setof journal
 language plpgsql volatile
+set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
 declare

@@ -11,6 +11,7 @@ create or replace function take(
 )
 returns setof journal
 language plpgsql volatile
+set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
 declare
@@ -41,7 +42,9 @@ begin
         due := p_credits[i];
         for held in
             select l.lot, l.remaining from lots as l
-            where l.account = r.account and l.remaining > 0 and l.granted_at <= r.as_of and r.as_of < l.expires_at
+            where
+                l.account = r.account and l.open and l.remaining > 0
+                and l.granted_at <= r.as_of and r.as_of < l.expires_at
             order by l.priority, l.expires_at, l.lot
         loop
             exit when due <= 0;

@@ -9,6 +9,7 @@
 create or replace function take_back(p_requests request[], p_subscription_ids text[], p_low integer)
 returns setof journal
 language plpgsql volatile
+set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
 declare

@@ -8,6 +8,7 @@
 create or replace function void_grant(p_requests request[], p_grant_ids uuid[], p_reasons text[], p_low integer)
 returns setof journal
 language plpgsql volatile
+set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
 declare
