@@ -60,7 +60,7 @@ begin
                 -- The later months of such a term are the new plan's: they go on to the change after this one.
                 later := next_other_plan(r.account, p.subscription_id, change, p.plan);
                 periods := periods_of(p, anchor, later);
-            elsif is_outdated(r.account, p, periods[1]) then
+            elsif not p.is_change and is_outdated(r.account, p, periods[1]) then
                 outdated := true;
                 periods := periods[:1];
             end if;
