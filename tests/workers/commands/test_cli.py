@@ -29,7 +29,7 @@ from workers.commands.running import Exit
 from workers.errors import ChildError
 from workers.local import demo
 from workers.local.processes import environment
-from workers.ops.topics.results import Result
+from workers.ops.topics.results import Result, ResultFilter
 
 Run = Callable[..., Said]
 
@@ -347,17 +347,17 @@ def test_ticks_that_booked_nothing_are_shown_when_asked_for(
     options: list[str], shown: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One comes for each partition every few seconds, and would drown the rest."""
-    asked: dict[str, object] = {}
+    asked: list[ResultFilter] = []
 
-    async def remember(_: Settings, **selection: object) -> AsyncIterator[Result]:
-        asked.update(selection)
+    async def remember(_: Settings, selection: ResultFilter, **__: object) -> AsyncIterator[Result]:
+        asked.append(selection)
         for each in ():
             yield each
 
     monkeypatch.setattr(results, "read_results", remember)
 
     assert CliRunner().invoke(app, ["results", *options]).exit_code == Exit.DONE
-    assert shown == asked["empty_ticks"]
+    assert [shown] == [each.empty_ticks for each in asked]
 
 
 # -- on a database ------------------------------------------------------------------------------------------------

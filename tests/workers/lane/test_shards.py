@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 from aiokafka import TopicPartition
+from pydantic import SecretStr
 
 from infra.kafka.clients import create_producer
 from infra.postgres import Connection, create_pool
@@ -173,8 +174,9 @@ async def test_a_record_on_a_partition_of_another_server_is_a_dead_letter_and_is
     assert set() == await _accounts(servers.books_a)
     assert 0 == await servers.books_a.fetchval("select count(*) from decided_ahead")
 
+    urls = " ".join(each.database_url.get_secret_value() for each in (servers.a, servers.b))
     async with living(servers.b):
-        await back(servers.a, account)
+        await back(servers.a.model_copy(update={"database_shards": SecretStr(urls)}), account)
         answers = await read(servers.a, results, 2)
 
     assert str(request.id) in {answer["request_id"] for answer in answers}
