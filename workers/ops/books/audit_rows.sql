@@ -463,7 +463,10 @@ from (
         max(r.source_offset) as newest
     from journal as r
     left join lanes as o on o.consumer_group = 'inmail-' || r.worker and r.source_partition = o.partition
-    where r.as_of > coalesce(o.topic_since, '-infinity') -- of the topic as it is
+    where
+        r.as_of > coalesce(o.topic_since, '-infinity') -- of the topic as it is
+        -- A tick's lines are booked step by step, before its lane has read it: they answer nothing.
+        and (r.worker <> 'expiry' or o.partition is null)
     group by r.worker, r.source_partition
 ) as x
 left join lanes as l on l.consumer_group = 'inmail-' || x.worker and x.source_partition = l.partition
