@@ -202,13 +202,18 @@ class Opening:
         lane.open(offset)
 
     async def _publish_from_books(self, lane: Lane, gone: StoredRange, transact: Transact) -> None:
-        async with self._pool.acquire() as connection:
-            messages = await self._job.replay_answers(connection, lane.partition, gone)
-        offsets = {lane.place: gone.end}
-        if lane.published_answers is not None:
-            messages, offsets = lane.published_answers.drop_published(messages, offsets)
-        times = await transact(messages, offsets)
-        lane.note_published(gone.end, times.received_at, is_committed=bool(offsets))
+        """Publish what is stored of records that are gone, in parts: after a rewind it may be days of them."""
+        size = self._settings.batch_records
+        for start in range(gone.start, gone.end, size):
+            part = gone._replace(start=start, end=min(start + size, gone.end))
+            async with self._pool.acquire() as connection:
+                messages = await self._job.replay_answers(connection, lane.partition, part)
+            offsets = {lane.place: part.end}
+            if lane.published_answers is not None:
+                messages, offsets = lane.published_answers.drop_published(messages, offsets)
+            times = await transact(messages, offsets)
+            lane.note_published(part.end, times.received_at, is_committed=bool(offsets))
+            lane.health.steps()
 
     async def _for_each(
         self,

@@ -10,6 +10,8 @@ from workers.lane.lane import Lane
 
 __all__ = ["Openings"]
 
+_END_SECONDS = 5.0  # that what a first cancellation has to clean up may take
+
 
 class Openings:
     """Holds openings from their beginning until their end was seen."""
@@ -60,9 +62,15 @@ class Openings:
     async def end(self) -> None:
         """Cancel the openings, and wait until each has ended.
 
-        One may begin another all the same: `asyncio.wait_for` swallows a cancellation in the moment of its answer.
+        One may go on, or begin another, all the same: `asyncio.wait_for` swallows a cancellation in the moment of its
+        answer.
         """
         while running := [each for each in self._tasks if not each.done()]:
             self.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            _, late = await asyncio.wait(running, timeout=_END_SECONDS)
+            for task in late:
+                task.cancel()
+        for task in self._tasks:
+            if not task.cancelled():
+                task.exception()  # seen: whoever ends the openings has another reason
         self._tasks.clear()

@@ -1,7 +1,8 @@
 """How an owner opens lanes: what keeps one of them keeps no other, and lanes may leave at any moment."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from time import monotonic
 from unittest.mock import AsyncMock, Mock
 
@@ -11,9 +12,11 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, KafkaTimeoutError, UnknownTopicOrPartitionError
 from structlog.testing import capture_logs
 
+from infra.kafka.transactions import Message, TransactionTimes
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS
 from tests.workers.wire import eventually
+from workers.jobs.job import StoredRange
 from workers.jobs.send import SendJob
 from workers.lane import opening, turn
 from workers.lane.lane import Lane
@@ -269,6 +272,49 @@ async def test_no_opening_goes_on_that_another_began_as_it_was_cancelled(owner: 
     await asyncio.sleep(0)
 
     assert states in ([], ["began", "ended"])
+
+
+async def test_an_opening_that_goes_on_is_cancelled_once_more(
+    owner: LaneOwner, lanes: list[Lane], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be reading whole topics, for minutes: all lanes would wait for the end of that."""
+    monkeypatch.setattr("workers.lane.openings._END_SECONDS", 0.05)
+    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def read() -> None:
+        await asyncio.wait_for(answer, 60)
+        await asyncio.sleep(60)
+
+    owner._openings.begin(lanes, read())
+    await asyncio.sleep(0)
+    answer.set_result(None)
+    async with asyncio.timeout(5):
+        await owner._openings.end()
+
+    assert set() == owner._openings.lanes
+
+
+async def test_what_the_input_no_longer_has_is_published_in_parts(unasked: Settings, lanes: list[Lane]) -> None:
+    """After a rewind it may be days of records: one transaction could not take them in its time, and would not ever."""
+    step = unasked.batch_records
+    ranges: list[StoredRange] = []
+    offsets: list[Mapping[TopicPartition, int]] = []
+
+    async def replay(_: object, __: int, stored: StoredRange) -> list[Message]:
+        ranges.append(stored)
+        return []
+
+    async def transact(_: object, to_commit: Mapping[TopicPartition, int]) -> TransactionTimes:
+        offsets.append(to_commit)
+        return TransactionTimes(0.0, 0.0)
+
+    clients = Mock(pool=Mock(acquire=nullcontext))
+    opening_ = Opening(Mock(replay_answers=replay), clients, Mock(topic=SEND_REQUESTS), unasked)
+    await opening_._publish_from_books(lanes[0], StoredRange(7, 2 * step + 9), transact)
+
+    assert [(7, step + 7), (step + 7, 2 * step + 7), (2 * step + 7, 2 * step + 9)] == [each[:2] for each in ranges]
+    assert [{lanes[0].place: end} for _, end, *_ in ranges] == offsets
+    assert 2 * step + 9 == lanes[0].row.published
 
 
 async def test_an_open_lane_is_looked_at_in_time_while_its_opening_works_on_others(
