@@ -28,6 +28,7 @@ class EndOffsets:
         self._clients = AsyncExitStack()
         self._consumer: Any = None
         self._connecting = asyncio.Lock()
+        self._is_closed = False
 
     async def end_offsets(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """Return the ends as of a moment after the call.
@@ -57,7 +58,15 @@ class EndOffsets:
         return {place: await self.start(group, place, stored) for group, place, stored in asked}
 
     async def aclose(self) -> None:
-        """Let the connection go."""
+        """Let the connection go, also one that is being made. Who asks afterwards is told that it is closed."""
+        self._is_closed = True
+        await asyncio.wait([asyncio.ensure_future(self._close())], timeout=_CLOSE_SECONDS)
+
+    async def _close(self) -> None:
+        async with self._connecting:
+            await self._let_go()
+
+    async def _let_go(self) -> None:
         self._consumer, clients, self._clients = None, self._clients, AsyncExitStack()
         await asyncio.wait([asyncio.ensure_future(clients.aclose())], timeout=_CLOSE_SECONDS)
 
@@ -70,6 +79,8 @@ class EndOffsets:
 
         """
         async with self._connecting:
+            if self._is_closed:
+                raise KafkaConnectionError("the connection that is asked for ends is closed")
             if self._consumer is None:
                 opening = reader(self._settings, None, "read_uncommitted")
                 self._consumer = await self._clients.enter_async_context(opening)
@@ -78,5 +89,5 @@ class EndOffsets:
             yield client
         except ConsumerLostError as error:
             if self._consumer is client:  # of two questions that it failed, the other may have closed it: not its heir
-                await self.aclose()
+                await self._let_go()
             raise KafkaConnectionError(f"the connection that is asked for ends was lost: {error}") from error

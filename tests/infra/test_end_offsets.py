@@ -64,3 +64,32 @@ async def test_two_questions_that_fail_at_once_close_no_connection_of_a_third(mo
     assert [True, False] == [old.closed, new.closed]
     await ends.aclose()
     assert new.closed
+
+
+async def test_a_connection_that_is_being_made_is_closed_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its broker may answer much later: a worker that has replaced its consumer meanwhile would keep it for good."""
+    answers, closed = asyncio.Event(), asyncio.Event()
+
+    @asynccontextmanager
+    async def reader(*_: object) -> AsyncIterator[_Client]:
+        await answers.wait()
+        yield _Client(lost=True)
+        closed.set()
+
+    monkeypatch.setattr(end_offsets, "reader", reader)
+    monkeypatch.setattr(end_offsets, "_CLOSE_SECONDS", 0.05)
+    ends = EndOffsets(load_settings())
+    asked = [asyncio.create_task(ends.end_offsets([PLACE])) for _ in range(2)]
+    await asyncio.sleep(0)
+    await ends.aclose()
+    asked.append(asyncio.create_task(ends.end_offsets([PLACE])))
+    answers.set()
+    try:
+        async with asyncio.timeout(5):
+            await closed.wait()
+            with pytest.raises(KafkaConnectionError, match="closed"):
+                await asked[-1]
+    finally:
+        for each in asked:
+            each.cancel()
+        await asyncio.wait(asked)
