@@ -17,7 +17,7 @@ from infra.kafka.clients import create_producer
 from infra.kafka.peek import read_through
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, Undecodable
-from schemas.results import DeadLetterReason
+from schemas.dead_letters import DeadLetterReason
 from workers.commands.views.dead_letters import history_sentences
 from workers.jobs.dead_letters import dead_letter
 from workers.ops.dead_letters import copies
