@@ -40,22 +40,23 @@ class EndOffsets:
         async with self._client() as client:
             return dict(await client.end_offsets(places))
 
-    async def start(self, group: str, place: TopicPartition, stored: int | None) -> int:
-        """Return where a group begins that has stored so far: its offset where that is nothing, or the oldest record.
+    async def starts(self, asked: Sequence[tuple[str, TopicPartition, int | None]]) -> dict[TopicPartition, int]:
+        """Return where groups begin: where they have stored to, or else their offset, and not before the oldest record.
 
         Raises:
             KafkaError: when the brokers do not tell.
 
         """
+        starts = {place: stored or 0 for _, place, stored in asked}
         async with self._client() as client:
-            oldest = int((await client.beginning_offsets([place]))[place])
-        if stored is None and self._admin is not None:
-            stored = (await committed_offsets(self._admin, group, [place]))[place]
-        return max(stored or 0, oldest)
-
-    async def starts(self, asked: Sequence[tuple[str, TopicPartition, int | None]]) -> dict[TopicPartition, int]:
-        """Return `start` of several groups and partitions."""
-        return {place: await self.start(group, place, stored) for group, place, stored in asked}
+            oldest = await client.beginning_offsets(list(starts))
+        unknown: dict[str, list[TopicPartition]] = {}
+        for group, place, stored in asked:
+            if stored is None and self._admin is not None:
+                unknown.setdefault(group, []).append(place)
+        for group, places in unknown.items():
+            starts |= {place: at or 0 for place, at in (await committed_offsets(self._admin, group, places)).items()}
+        return {place: max(start, oldest[place]) for place, start in starts.items()}
 
     async def aclose(self) -> None:
         """Let the connection go, also one that is being made. Who asks afterwards is told that it is closed."""
