@@ -1,7 +1,7 @@
-"""Names the server that a command is waiting for, once it has not answered for some seconds.
+"""Names the server that a command is waiting for, once it has not answered for some seconds; says how far it has read.
 
 Clients of Kafka and Postgres mark each request with `waiting_for`. A command that people look at runs a `WaitWatch`,
-which reports a request that takes long. A request that times out says of which server.
+which reports a request that takes long, and a long read of many. A request that times out says of which server.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from time import monotonic
 from typing import Final, NamedTuple
 
-__all__ = ["FIRST_SECONDS", "NoAnswerError", "WaitWatch", "waiting_for", "watched"]
+__all__ = ["FIRST_SECONDS", "NoAnswerError", "WaitWatch", "reading", "waiting_for", "watched"]
 
 FIRST_SECONDS: Final = 5.0
 _AGAIN_SECONDS: Final = 10.0
@@ -28,8 +28,13 @@ class _Wait(NamedTuple):
     since: float  # monotonic
 
 
+class _LongRead(NamedTuple):
+    describe: Callable[[], str]
+    due: float  # monotonic
+
+
 class WaitWatch:
-    """Reports each server that has not answered for 5 s, and again every 10 s."""
+    """Reports each server that has not answered for 5 s, and how far a long read is, and again every 10 s."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         """Create a watch.
@@ -41,6 +46,7 @@ class WaitWatch:
         self._tell = tell
         self._waits: dict[object, _Wait] = {}
         self._due: dict[str, float] = {}  # seconds of waiting at which the server is reported next
+        self._reads: dict[object, _LongRead] = {}
 
     @contextmanager
     def wait(self, server: str, action: str, since: float | None) -> Iterator[None]:
@@ -52,6 +58,16 @@ class WaitWatch:
         finally:
             del self._waits[token]
 
+    @contextmanager
+    def read(self, describe: Callable[[], str]) -> Iterator[None]:
+        """Mark a long read for the time of the block."""
+        token = object()
+        self._reads[token] = _LongRead(describe, monotonic() + FIRST_SECONDS)
+        try:
+            yield
+        finally:
+            del self._reads[token]
+
     async def run(self) -> None:
         """Report waits until cancelled."""
         while True:
@@ -59,7 +75,11 @@ class WaitWatch:
             self.report(monotonic())
 
     def report(self, now: float) -> None:
-        """Report the oldest request of each server that is due at a monotonic time."""
+        """Report the oldest request of each server, and the reads, that are due at a monotonic time."""
+        for token, read in self._reads.items():
+            if now >= read.due:
+                self._reads[token] = read._replace(due=now + _AGAIN_SECONDS)
+                self._tell(read.describe())
         oldest: dict[str, _Wait] = {}
         for wait in self._waits.values():
             if wait.server not in oldest or wait.since < oldest[wait.server].since:
@@ -86,6 +106,14 @@ def watched(watch: WaitWatch) -> Iterator[None]:
         yield
     finally:
         _WATCH.reset(token)
+
+
+@contextmanager
+def reading(describe: Callable[[], str]) -> Iterator[None]:
+    """Mark the block as a long read; `describe` returns in words how far it is."""
+    watch = _WATCH.get()
+    with nullcontext() if watch is None else watch.read(describe):
+        yield
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from aiokafka.structs import ConsumerRecord
 
 from infra.kafka.clients import admin_client, count_partitions, partitions_of, reader
 from infra.settings import Settings
-from infra.waiting import waiting_for
+from infra.waiting import reading, waiting_for
 
 __all__ = ["PartitionFetcher", "all_partitions", "partition_counts", "read_records", "read_to"]
 
@@ -78,8 +78,15 @@ async def read_records(
                     for record in records:
                         yield record
         unread = {place: starts[place] for place in places if starts[place] < ends[place]}
-        async for record in read_to(consumer, unread, ends):
-            yield record
+        total = _count_offsets(unread, ends)
+        with reading(lambda: f"read so far: {total - _count_offsets(unread, ends):,} of {total:,} offsets"):
+            async for record in read_to(consumer, unread, ends):
+                yield record
+
+
+def _count_offsets(unread: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]) -> int:
+    """Return how many offsets are between positions and ends."""
+    return sum(ends[place] - position for place, position in unread.items())
 
 
 async def read_to(

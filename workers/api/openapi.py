@@ -28,6 +28,7 @@ __all__ = ["FILE", "main", "openapi", "rendered"]
 FILE: Final = Path(__file__).with_name("openapi.json")
 _OF_ALL: Final = (  # whatever is asked: by whom and under which name, and what the database cannot answer
     ProblemKind.WRONG_HOST,
+    ProblemKind.INTERNAL,
     ProblemKind.BUSY,
     ProblemKind.DATABASE_AWAY,
     ProblemKind.DATABASE_LOCKED,

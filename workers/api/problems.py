@@ -46,6 +46,7 @@ class ProblemKind(Enum):
     UNKNOWN_ACCOUNT = _Kind(404, "The ledger has no such account")
     UNKNOWN_REQUEST = _Kind(404, "No answer to this request is stored")
     AMBIGUOUS_REQUEST = _Kind(409, "Several requests have this id")
+    INTERNAL = _Kind(500, "A fault of the API")
     NOT_YET = _Kind(503, "The sequence asked for has not come", retry_after=1)
     BUSY = _Kind(503, "Too many requests at once", retry_after=1)
     STOPPING = _Kind(503, "This process is being stopped", retry_after=1)

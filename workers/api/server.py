@@ -131,7 +131,7 @@ async def _prepare(reader: LedgerReader, _: web.Request, response: web.StreamRes
 
 @web.middleware
 async def _tell_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer errors as problem details. What nobody foresaw aiohttp logs, and answers with 500."""
+    """Answer errors as problem details. What nobody foresaw is logged."""
     try:
         return await handler(request)
     except ApiError as error:
@@ -140,6 +140,13 @@ async def _tell_problems(request: web.Request, handler: Handler) -> web.StreamRe
         return problem_response(ApiError(ProblemKind.METHOD_NOT_ALLOWED, "only GET and HEAD: requests go over Kafka"))
     except web.HTTPNotFound:
         return problem_response(ApiError(ProblemKind.NOT_FOUND, f"see {OPENAPI_PATH} for the paths there are"))
+    except web.HTTPException:
+        raise
+    except Exception:  # noqa: BLE001 - aiohttp would answer it with text, which no client of problem details reads
+        structlog.get_logger("inmail.api").exception("request_failed", operation=request.match_info.route.name)
+        return problem_response(
+            ApiError(ProblemKind.INTERNAL, "a fault of the API: tell its operator, whose log has the traceback")
+        )
 
 
 def _check_client(tokens: ApiTokens) -> Middleware:

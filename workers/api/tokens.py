@@ -12,11 +12,12 @@ from typing import Final
 from infra.addresses import is_loopback
 from infra.settings import Settings, SettingsError
 
-__all__ = ["ANYBODY", "ApiTokens", "api_tokens", "hash_token", "new_token"]
+__all__ = ["ANYBODY", "ApiTokens", "api_tokens", "hash_token", "is_token_name", "new_token"]
 
 ANYBODY: Final = "anybody"  # the client's name where no token is asked for
 
-_ENTRY: Final = re.compile(r"([A-Za-z0-9._-]{1,40}):([0-9a-fA-F]{64})")
+_NAME: Final = r"[A-Za-z0-9._-]{1,40}"
+_ENTRY: Final = re.compile(rf"({_NAME}):([0-9a-fA-F]{{64}})")
 _COMMENT: Final = re.compile(r"#[^\n]*")
 _EXPECTED: Final = "expected name:sha256 for each token, as `inmail api --new-token` prints it"
 
@@ -24,6 +25,11 @@ _EXPECTED: Final = "expected name:sha256 for each token, as `inmail api --new-to
 def new_token() -> str:
     """Return a new token of 256 random bits. A plain SHA-256 hides it: nobody can try that many."""
     return secrets.token_urlsafe(32)
+
+
+def is_token_name(name: str) -> bool:
+    """Return whether a token can have this name in the settings."""
+    return re.fullmatch(_NAME, name) is not None
 
 
 def hash_token(token: str) -> str:

@@ -31,10 +31,14 @@ def api(
     serves without. The API only reads: INMAIL_DATABASE_URL may name a read replica and a role that may only select.
     """
     from workers.api.server import serve_api  # noqa: PLC0415 - no other command needs it
-    from workers.api.tokens import hash_token  # noqa: PLC0415
+    from workers.api.tokens import hash_token, is_token_name  # noqa: PLC0415
     from workers.api.tokens import new_token as make_token  # noqa: PLC0415
 
     if new_token:
+        if not is_token_name(name):
+            raise typer.BadParameter(
+                f"expected 1 to 40 letters, digits, dots, dashes or underscores; got {name!r}", param_hint="--name"
+            )
         token = make_token()
         typer.echo(f"token, for the client, shown only here: {token}")
         typer.echo(f"line of INMAIL_API_TOKENS_FILE:         {name}:{hash_token(token)}")

@@ -582,6 +582,23 @@ async def test_nothing_can_be_written(client: Client) -> None:
     assert dict.fromkeys(methods, ((405, "method-not-allowed"), "GET, HEAD")) == said
 
 
+async def test_a_fault_of_the_api_is_told_as_every_error_and_logged(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that reads problem details can read this one; only the log has the traceback."""
+
+    async def fail(*_: Any, **__: Any) -> StatementPage:
+        raise ValueError("planted")
+
+    monkeypatch.setattr(reader, "read_statement_page", fail)
+    with capture_logs() as logs:
+        answer = await client.get("/v1/accounts/alice/statement")
+
+    assert (500, "internal") == answer.problem
+    assert "planted" not in str(answer.body)
+    assert ["request_failed"] == [each["event"] for each in logs if each.get("exc_info")]
+
+
 # -- the database -----------------------------------------------------------------------------------------------------
 
 

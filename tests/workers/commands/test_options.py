@@ -72,6 +72,15 @@ def test_what_can_be_no_account_id_is_wrong_usage(command: list[str], account: s
     assert "expected an account id of 1 to 128 visible ASCII" in " ".join(done.stderr.replace("│", " ").split())
 
 
+@pytest.mark.parametrize("name", ["", "two words", "a:b", "x" * 41])
+def test_a_token_is_made_only_for_a_name_that_the_api_takes(name: str) -> None:
+    """A line that the API refuses later would stop it at its next start."""
+    done = CliRunner().invoke(app, ["api", "--new-token", "--name", name])
+
+    assert (Exit.WRONG_USAGE, "") == (done.exit_code, done.stdout)
+    assert "expected 1 to 40 letters" in " ".join(done.stderr.replace("│", " ").split())
+
+
 _QUESTION = """
 import typer
 from infra.output import note_json

@@ -4,11 +4,17 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import aclosing, nullcontext
+from time import monotonic
+from unittest.mock import AsyncMock, Mock
 
 import pytest
+from aiokafka import TopicPartition
 from typer.testing import CliRunner
 
 from infra import waiting
+from infra.kafka import records
+from infra.settings import load_settings
 from infra.waiting import FIRST_SECONDS, WaitWatch, waiting_for, watched
 from workers.cli import app
 
@@ -111,3 +117,24 @@ def test_a_server_is_named_after_five_seconds_and_then_every_ten() -> None:
     watch.report(130.0)
 
     assert told == [f"waiting for Kafka: no answer for {seconds} s (asking)" for seconds in (5, 15)]
+
+
+async def test_a_long_read_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a topic with millions of records, of which a filter shows few, nothing else is seen for minutes."""
+    told: list[str] = []
+    watch, place, began = WaitWatch(told.append), TopicPartition("letters", 0), monotonic()
+    consumer = Mock(
+        beginning_offsets=AsyncMock(return_value={place: 10}),
+        end_offsets=AsyncMock(return_value={place: 1_510}),
+        getmany=AsyncMock(side_effect=[{place: [Mock(offset=10)]}, {place: [Mock(offset=1_009)]}]),
+        position=AsyncMock(side_effect=[1_009, 1_510]),
+    )
+    monkeypatch.setattr(records, "reader", lambda _: nullcontext(consumer))
+    with watched(watch):
+        async with aclosing(records.read_records(load_settings(), [place])) as found:
+            async for _ in found:
+                for later in (FIRST_SECONDS - 1, FIRST_SECONDS + 1, FIRST_SECONDS + 2):
+                    watch.report(began + later + 20 * (consumer.getmany.call_count - 1))
+    watch.report(began + 100)
+
+    assert ["read so far: 0 of 1,500 offsets", "read so far: 999 of 1,500 offsets"] == told

@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError, KafkaTimeoutError, NotLeaderForPartition
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
+from structlog.testing import capture_logs
 
 from infra.postgres import connect_database
 from infra.settings import Settings
@@ -281,7 +282,7 @@ async def test_the_same_is_told_once_without_a_server(cluster: Settings) -> None
 
 
 async def test_a_reading_that_fails_is_made_again(cluster: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Meanwhile the observer is not ready, and its last reading grows old."""
+    """Meanwhile the observer is not ready, its last reading grows old, and its log says which one failed, and why."""
     fail = asyncio.Event()
     fail.set()
     whole = metrics_exporter.open_books
@@ -294,12 +295,17 @@ async def test_a_reading_that_fails_is_made_again(cluster: Settings, monkeypatch
         return whole(settings)
 
     monkeypatch.setattr(metrics_exporter, "open_books", opened)
-    async with observing(cluster) as port:
+    with capture_logs() as logs:
+        async with observing(cluster) as port:
 
-        async def tried_again() -> bool:
-            return tried["times"] >= 4
+            async def tried_again() -> bool:
+                return tried["times"] >= 4
 
-        await eventually(tried_again, "tried again")
-        assert {"inmail_credits_total"}.isdisjoint((await scrape(port)).names())
-        fail.clear()
-        await _shows(port, "inmail_credits_remaining", 0)
+            await eventually(tried_again, "tried again")
+            assert {"inmail_credits_total"}.isdisjoint((await scrape(port)).names())
+            fail.clear()
+            await _shows(port, "inmail_credits_remaining", 0)
+
+    told = {(each["reading"], each["error"]) for each in logs if each["event"] == "reading_failed"}
+    words = "a connection to a server was lost (connection refused error)"
+    assert {("credits", words), ("lanes", words)} == told

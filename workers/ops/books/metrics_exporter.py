@@ -23,7 +23,7 @@ from infra.first_of import run_until_first
 from infra.kafka.clients import admin_client
 from infra.postgres import POSTGRES_ERRORS, Connection
 from infra.probes import serve_probes
-from infra.retry import is_retriable
+from infra.retry import describe_error, is_retriable
 from infra.settings import Settings
 from infra.shards import check_distinct, settings_of_shards
 from workers.ops.books.audit_mark import read_audited_at
@@ -246,14 +246,14 @@ async def run_observer(settings: Settings, stop: asyncio.Event, periods: Periods
         answers = {"/livez": observed.livez, "/readyz": lambda: observed.readyz(periods)}
         async with serve_probes(settings, answers, {"/metrics": lambda: render_metrics(observer.registry)}):
             await run_until_first(
-                _repeat_reading(observer.read_credits, periods.credits),
-                _repeat_reading(observer.read_lanes, periods.lanes),
+                _repeat_reading("credits", observer.read_credits, periods.credits),
+                _repeat_reading("lanes", observer.read_lanes, periods.lanes),
                 stop.wait(),
             )
 
 
-async def _repeat_reading(read: Callable[[], Awaitable[list[ServerError]]], period: float) -> NoReturn:
-    log = structlog.get_logger("inmail.metrics")
+async def _repeat_reading(name: str, read: Callable[[], Awaitable[list[ServerError]]], period: float) -> NoReturn:
+    log = structlog.get_logger("inmail.metrics").bind(reading=name)
     while True:
         try:
             for silent in await read():
@@ -261,5 +261,5 @@ async def _repeat_reading(read: Callable[[], Awaitable[list[ServerError]]], peri
         except (KafkaError, *POSTGRES_ERRORS) as error:
             if not is_retriable(error):
                 raise
-            log.warning("reading_failed", error=repr(error), again_in_seconds=period)
+            log.warning("reading_failed", error=describe_error(error), again_in_seconds=period)
         await asyncio.sleep(period)

@@ -96,7 +96,8 @@ async def plan_spans(  # noqa: PLR0913 - what the live ledger and the target hav
         target: how far the target's lanes have read, if it was begun.
 
     Raises:
-        RefusedError: when the topics no longer have what the live ledger has read, or not where the target stands.
+        RefusedError: when the topics no longer have what the live ledger has read, or not where the target stands; when
+            the live ledger has read nothing of topics that hold records, and the target would match it.
         NotSetUpError: when the topics do not exist.
         KafkaError: when Kafka cannot be reached or refuses.
 
@@ -107,6 +108,12 @@ async def plan_spans(  # noqa: PLR0913 - what the live ledger and the target hav
         oldest = await consumer.beginning_offsets(places)
         newest = await consumer.end_offsets(places)
         firsts = dict.fromkeys(places, 0) | (await _first_offsets(consumer, places, start, newest))
+    # One of several servers may hold numbers that nobody has written to yet; lanes may have read what ended only.
+    if not numbers and any(newest.values()) and not any(offset or as_of > EPOCH for offset, as_of in live.values()):
+        raise RefusedError(
+            "the live ledger has read nothing of its topics, which hold records: is INMAIL_DATABASE_URL the right"
+            " database? To decide books that are lost again, see docs/operate.md#back-up-and-restore"
+        )
     spans = []
     for place in places:
         end = live.get(place, (0, EPOCH))[0]

@@ -688,6 +688,13 @@ async def test_an_empty_database_that_is_migrated_will_do(live: Settings) -> Non
     assert plan.records == sum(span.end for span in plan.spans) > 400
 
 
+async def test_books_that_have_read_nothing_are_not_said_to_match_their_topics(live: Settings) -> None:
+    """As where the live database was lost and made anew: nothing would be read, and all of it would be the same."""
+    lost = live.model_copy(update={"database_url": (await migrated(live)).database_url})
+
+    assert "has read nothing of its topics" in await _refusal(lost, await _asked(live))
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError
 from structlog.testing import capture_logs
 
 from infra import postgres
-from infra.clock import from_milliseconds
+from infra.clock import EPOCH, from_milliseconds
 from infra.kafka import clients
 from infra.kafka.clients import admin_client, committed_offsets, create_lane_producer, partition_of, partitions_of
 from infra.postgres import Connection, create_pool
@@ -29,9 +29,10 @@ from tests.whole import whole
 from tests.workers.letters import platinum, records_of
 from tests.workers.life import living
 from tests.workers.noted_operations import list_operations
-from tests.workers.replaying import ME, fund_and_send, mark, published, seen, whole_history, work_off
+from tests.workers.replaying import ME, Marks, fund_and_send, mark, published, seen, whole_history, work_off
 from tests.workers.wire import ends, promotion, publish, send
 from workers.jobs.billing import BillingJob
+from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
 from workers.lane import opening, recovery
 from workers.lane.lane_rows import LaneRow, LaneRows
@@ -45,6 +46,14 @@ from workers.ops.replay.rewind_plan import RewindOptions, RewindPlan, plan_rewin
 from workers.ops.replay.rewind_target import RewindTarget, TargetKind
 
 AGAIN = RewindOptions(publish_again=True)
+_TABLES = (
+    "accounts, subscriptions, lots, journal, ticks, lanes, operations, redriven, decided_ahead, partitioning,"
+    " clock_decisions, clock_set_backs, misplaced_records, ended_topics, earlier_rows, original_ids"
+)
+_ROWS = (
+    "select sequence, code, amount, balance_before, balance_after, request_id, as_of from journal"
+    " where account = (select account from accounts where account_id = $1) order by sequence"
+)
 IDLE = (
     "select count(*) from pg_stat_activity where state = 'idle in transaction' and datname = current_database()"
     " and pid <> pg_backend_pid()"
@@ -195,6 +204,34 @@ async def test_what_restored_books_do_not_know_is_decided_without_asking(
 
     assert [(0, 2)] == [(move.republished, move.newly_decided) for move in plan.moves]
     assert 2 == await database.fetchval("select count(*) from journal where worker = 'send' and is_answer")
+
+
+@pytest.mark.whole
+async def test_books_that_are_lost_are_decided_again_from_topics_that_are_whole(
+    cluster: Settings, database: Connection, account: str
+) -> None:
+    """As docs/operate.md tells: an empty database, all groups set back. Readers hear of no event that they lack."""
+    start = await mark(cluster)
+    await whole_history(cluster, Book(database), account)
+    first, before = await _ids_of(account, start, cluster), await database.fetch(_ROWS, account)
+    again = await mark(cluster)
+    await database.execute(f"truncate {_TABLES} cascade")
+
+    jobs = (SendJob(load_catalogue()), BillingJob(load_catalogue()), ExpiryJob(load_catalogue(), cluster))
+    plans = [
+        (await back(cluster, RewindTarget(TargetKind.TIME, EPOCH), RewindOptions(), worker))[0] for worker in WorkerName
+    ]
+    await work_off(cluster, *jobs)
+
+    assert {0} == {move.republished for plan in plans for move in plan.moves}
+    assert before == await database.fetch(_ROWS, account)
+    assert first == await _ids_of(account, again, cluster)
+
+
+async def _ids_of(account: str, since: Marks, settings: Settings) -> set[str]:
+    """Return the ids of an account's events since then."""
+    events = [json.loads(each.value) for each in await since.read(settings)]
+    return {event["id"] for event in events if event.get("subject") == account}
 
 
 async def test_what_had_been_set_aside_is_set_aside_again_or_decided_once_it_can_be(
