@@ -4,7 +4,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import TypeAlias
@@ -12,6 +12,7 @@ from typing import TypeAlias
 import asyncpg
 import pytest
 import structlog
+from pydantic import SecretStr
 
 from infra.local.stack import LocalStack
 from infra.migrate import migrate
@@ -123,13 +124,21 @@ async def settings(
     """Settings for the running stack and a database of the test's own, migrated and empty."""
     own = await _copy(stack, template)
     yield own
-    _finished.append(own.database_url.get_secret_value().rpartition("/")[2])
+    finish(own)
 
 
 @pytest.fixture
-def other_books(stack: LocalStack, template: str) -> Callable[[], Awaitable[Settings]]:
+def other_books(stack: LocalStack, template: str) -> Iterator[Callable[[], Awaitable[Settings]]]:
     """Give settings for one more database on the same stack, as often as it is called."""
-    return partial(_copy, stack, template)
+    made: list[Settings] = []
+
+    async def copy() -> Settings:
+        made.append(await _copy(stack, template))
+        return made[-1]
+
+    yield copy
+    for each in made:
+        finish(each)
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +181,11 @@ async def connect() -> AsyncIterator[Connect]:
         yield connect_until_the_end
 
 
+def finish(settings: Settings) -> None:
+    """Have the database of a test that has ended removed before the next one is made."""
+    _finished.append(settings.database_url.get_secret_value().rpartition("/")[2])
+
+
 async def _copy(stack: LocalStack, template: str) -> Settings:
     name = f"test_{next(_numbers)}"
     admin = await asyncpg.connect(stack.database_url)
@@ -184,9 +198,14 @@ async def _copy(stack: LocalStack, template: str) -> Settings:
 
 def _settings(stack: LocalStack, database: str) -> Settings:
     base, _, _ = stack.database_url.rpartition("/")
+    return _settings_of(stack).model_copy(update={"database_url": SecretStr(f"{base}/{database}")})
+
+
+@cache
+def _settings_of(stack: LocalStack) -> Settings:
     return load_settings(
         kafka_bootstrap_servers=stack.kafka_bootstrap_servers,
-        database_url=f"{base}/{database}",
+        database_url=stack.database_url,
         topic_partitions=4,
         session_seconds=10,
         transaction_seconds=5,

@@ -1,9 +1,12 @@
 """What the tests of several servers share: books with a history, copied for each test."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 
 from infra.local.stack import LocalStack
 from infra.settings import Settings, load_settings
+from tests.conftest import finish
 from tests.workers.ops.shards.servers import Servers, copy_database, decide_history, open_servers
 
 
@@ -24,6 +27,9 @@ async def decided(settings_of_history: Settings) -> str:
 
 
 @pytest.fixture
-async def servers(settings: Settings, decided: str, template: str) -> Servers:
+async def servers(settings: Settings, decided: str, template: str) -> AsyncIterator[Servers]:
     """Two servers: the first has a history, the second is prepared and empty."""
-    return await open_servers(await copy_database(settings, decided), await copy_database(settings, template))
+    first, second = await copy_database(settings, decided), await copy_database(settings, template)
+    yield await open_servers(first, second)
+    finish(first)
+    finish(second)
