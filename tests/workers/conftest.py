@@ -5,15 +5,13 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from aiokafka.admin import RecordsToDelete
 
-from infra.kafka.clients import admin_client
 from infra.postgres import Connection
 from infra.settings import Settings, load_settings
-from schemas.catalogue import SEND_REQUESTS
+from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS
 from tests.conftest import Connect
 from tests.workers.two_servers import TwoServers, prepare_servers
-from tests.workers.wire import ends, prepare
+from tests.workers.wire import prepare, remove_records
 from workers.ledger.plans import SHIPPED
 
 
@@ -65,6 +63,11 @@ async def servers(
 async def no_far_times_left(cluster: Settings) -> AsyncIterator[None]:
     """Remove the sends' records after a test that gives them times of its own: other tests look for records by time."""
     yield
-    end = await ends(cluster, SEND_REQUESTS)
-    async with admin_client(cluster) as admin:
-        await admin.delete_records({place: RecordsToDelete(before_offset=offset) for place, offset in end.items()})
+    await remove_records(cluster, SEND_REQUESTS)
+
+
+@pytest.fixture
+async def no_letters_left(cluster: Settings) -> AsyncIterator[None]:
+    """Remove all dead letters after a test that makes thousands: other tests read them all, most of a second each."""
+    yield
+    await remove_records(cluster, DEAD_LETTERS)

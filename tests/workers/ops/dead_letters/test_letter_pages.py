@@ -27,6 +27,8 @@ from workers.ops.dead_letters.letters import DeadLetter, LetterFilter
 from workers.ops.dead_letters.pages import LetterPage, count_newest, list_dead_letters
 from workers.ops.dead_letters.report import count_dead_letters, report_dead_letters
 
+pytestmark = pytest.mark.usefixtures("no_letters_left")
+
 _numbers = count(2 * 10**9)
 _MANY = 1000
 _PAGE = 10
