@@ -111,7 +111,7 @@ growth-partitioned: $(STAMP) ## Measure the journal in native partitions beside 
 	ROWS=$(or $(ROWS),5000000) $(BIN)/python -m tests.growth.partitioned
 
 .PHONY: histories
-histories: $(STAMP) ## Compare 5,000 random histories of all events with the oracle (about 10 min; make test plays 40)
+histories: $(STAMP) ## Compare 5,000 random histories of all events with the oracle (about 10 min; make test plays 20)
 	HISTORIES=5000 $(BIN)/python -m pytest tests/ledger/test_histories.py -k random_histories_as --timeout 3600
 
 .PHONY: clients
