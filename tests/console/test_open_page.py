@@ -75,6 +75,7 @@ async def test_data_that_came_while_text_was_selected_is_shown_afterwards(tab: T
     await tab.wait_for_text("2 lines, newest first.")
 
 
+@pytest.mark.whole
 async def test_a_balance_chart_that_is_cut_says_when_it_ends(
     tab: Tab, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +126,7 @@ async def test_a_hidden_page_asks_nothing_and_is_of_now_when_it_is_shown_again(t
         await tab.page.evaluate(_HIDE, arg=False)
 
 
+@pytest.mark.whole
 async def test_a_tab_acts_after_another_one_has_signed_in_again(browser: Browser, scene: Scene, address: str) -> None:
     """The first press does nothing and says as whom the next one acts."""
     async with open_tab(browser, address) as first:

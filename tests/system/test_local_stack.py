@@ -304,6 +304,7 @@ def test_a_data_directory_keeps_the_ports_of_its_first_run(tmp_path: Path) -> No
     assert run(asked := free_port()) == run() == asked  # the last that somebody chose is the one to come back to
 
 
+@pytest.mark.whole
 def test_a_port_that_is_asked_for_is_kept_too(tmp_path: Path) -> None:
     """With the data: addresses that were told stay true."""
     port = free_port()

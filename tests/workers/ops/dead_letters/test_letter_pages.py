@@ -17,6 +17,7 @@ from infra.kafka.cluster_queries import LATEST, open_cluster_queries
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, Undecodable
 from schemas.results import DeadLetterReason
+from tests.whole import whole
 from tests.workers.letters import set_aside
 from tests.workers.two_servers import SILENT
 from workers.cli import app
@@ -251,7 +252,7 @@ async def test_letters_that_an_operation_sent_back_are_read_by_their_places(
     assert ([], None, []) == (report.letters, report.next, read)
 
 
-@pytest.mark.parametrize("option", ["--last=50", "--count", "--json"])
+@pytest.mark.parametrize("option", ["--last=50", whole("--count"), whole("--json")])
 async def test_what_an_operation_sent_back_is_not_known_without_postgres(option: str, cluster: Settings) -> None:
     """It is noted there: no letter at all would be an answer, and a wrong one."""
     env = {"INMAIL_KAFKA_BOOTSTRAP_SERVERS": cluster.kafka_bootstrap_servers, "INMAIL_DATABASE_URL": SILENT}

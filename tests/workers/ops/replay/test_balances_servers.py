@@ -11,6 +11,7 @@ import pytest
 
 from infra.settings import Settings
 from schemas.catalogue import BALANCES
+from tests.whole import whole
 from tests.workers.balances_view import read_log
 from tests.workers.command import run
 from tests.workers.noted_operations import list_operations
@@ -95,7 +96,7 @@ def entries(done: OngoingOperation) -> list[tuple[Any, ...]]:
     ]
 
 
-@pytest.mark.parametrize(("stopped_at", "left"), [(3, 2), (4, 1)], ids=["between two servers", "in the second"])
+@pytest.mark.parametrize(("stopped_at", "left"), [(3, 2), whole(4, 1)], ids=["between two servers", "in the second"])
 async def test_all_servers_are_published_once_by_a_run_that_was_stopped_and_resumed(
     books: Books, stopped_at: int, left: int
 ) -> None:
