@@ -1,5 +1,6 @@
 """What tests share: one local stack a run, a fresh database a test."""
 
+import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -59,6 +60,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+gc.disable()  # until all tests are collected: a sixth of that was to look for garbage among modules and tests
+
+
 def _file_of(item: pytest.Item) -> str:
     return item.path.relative_to(Path(__file__).parent).as_posix()
 
@@ -71,6 +75,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.hook.pytest_deselected(items=left_out)
             items[:] = [item for item in items if not item.get_closest_marker("whole")]
     items.sort(key=lambda item: (_file_of(item) not in LONG, item.path.parent.name in SHORT))
+    gc.freeze()  # they stay
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
