@@ -13,6 +13,7 @@ from tests.conftest import Connect
 from tests.workers.two_servers import TwoServers, prepare_servers
 from tests.workers.wire import prepare, remove_records
 from workers.ledger.plans import SHIPPED
+from workers.telemetry import lane_health
 
 
 @pytest.fixture
@@ -57,6 +58,12 @@ async def servers(
     """Two servers that hold the books together, both empty."""
     second = await other_books()
     return await prepare_servers(settings, second, database, await connect(second))
+
+
+@pytest.fixture
+def soon_over_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a lane that finds nothing to do be over its last error after half a second, and not after five."""
+    monkeypatch.setattr(lane_health, "_SETTLED_SECONDS", 0.5)
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ from workers.jobs.send import SendJob
 from workers.lane import lane, recovery
 from workers.ledger.plans import load_catalogue
 from workers.ops.topics.plan import TopicChange, apply_topics
-from workers.telemetry import lane_health
 
 
 async def _fund(settings: Settings, credits_: int, *accounts: str) -> None:
@@ -195,13 +194,13 @@ async def test_an_older_owner_cannot_store_what_it_decides(
     assert after >= before + 11
 
 
+@pytest.mark.usefixtures("soon_over_it")
 async def test_a_worker_without_a_starting_offset_says_what_to_do_and_goes_on_once_it_is_done(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It picks none by itself: neither skipping what is there nor reading it all again is its decision."""
     monkeypatch.setattr(lane, "_HALTED_SECONDS", 0.2)
     monkeypatch.setattr(recovery, "_ATTEMPTS", 1)
-    monkeypatch.setattr(lane_health, "_SETTLED_SECONDS", 0.2)
     await prepare(settings)
     job = SendJob(load_catalogue())
     job.group = f"inmail-send-{uuid4().hex[:8]}"
