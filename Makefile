@@ -135,7 +135,7 @@ versions: $(STAMP) ## Run the system on Kafka 4.0 to 4.4 and Postgres 14 to 18, 
 	$(BIN)/python -m tests.versions
 
 .PHONY: fuzz
-fuzz: $(STAMP) ## Account for 100,000 malformed records from a real broker (about 5 min; make test sends 900)
+fuzz: $(STAMP) ## Account for 100,000 malformed records from a real broker (about 5 min; make test sends 500)
 	$(BIN)/python -m tests.fuzz
 
 .PHONY: life

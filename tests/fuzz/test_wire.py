@@ -23,9 +23,9 @@ from workers.ops.dead_letters.redrive import OPERATION_HEADER, redrive
 from workers.ops.dead_letters.redrive_plan import RedriveOptions, plan_redrive
 from workers.ops.operations import Operator
 
-RECORDS = 3_000 if ALL else 900
+RECORDS = 3_000 if ALL else 500
 ROUND = RECORDS // 2
-REDRIVEN = 600 if ALL else 150
+REDRIVEN = 600 if ALL else 100
 SEED = "a"
 
 # Records that were found to be dropped, or answered twice, or to end a worker: as `make fuzz` printed them.
