@@ -6,8 +6,8 @@ import pytest
 
 from infra.local.stack import LocalStack
 from infra.settings import Settings, load_settings
-from tests.conftest import finish
-from tests.workers.ops.shards.servers import Servers, copy_database, decide_history, open_servers
+from tests.conftest import database_name, finish
+from tests.workers.ops.shards.servers import Servers, both_servers, copy_database, decide_history, open_servers
 
 
 @pytest.fixture(scope="session")
@@ -23,13 +23,21 @@ async def settings_of_history(stack: LocalStack, template: str) -> Settings:
 async def decided(settings_of_history: Settings) -> str:
     """Name a database with a simulated history that was decided into it."""
     await decide_history(settings_of_history)
-    return settings_of_history.database_url.get_secret_value().rpartition("/")[2]
+    return database_name(settings_of_history)
+
+
+@pytest.fixture(scope="session")
+async def prepared(settings_of_history: Settings, decided: str, template: str) -> tuple[str, str]:
+    """Name the databases of two servers: the first has that history, the second is prepared and empty."""
+    first, second = [await copy_database(settings_of_history, each) for each in (decided, template)]
+    await open_servers(first, second)
+    return database_name(first), database_name(second)
 
 
 @pytest.fixture
-async def servers(settings: Settings, decided: str, template: str) -> AsyncIterator[Servers]:
-    """Two servers: the first has a history, the second is prepared and empty."""
-    first, second = await copy_database(settings, decided), await copy_database(settings, template)
-    yield await open_servers(first, second)
+async def servers(settings: Settings, prepared: tuple[str, str]) -> AsyncIterator[Servers]:
+    """Two servers of the test's own: the first has a history, the second is prepared and empty."""
+    first, second = [await copy_database(settings, each) for each in prepared]
+    yield both_servers(first, second)
     finish(first)
     finish(second)
