@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from infra.clock import utc_now
 from infra.kafka.backwards import FEWEST_OFFSETS, BackwardReader, ReadBudget
 from infra.kafka.clients import create_lane_producer, create_producer, partition_of
-from infra.kafka.cluster_queries import LATEST, open_cluster_queries
+from infra.kafka.cluster_queries import EARLIEST, LATEST, open_cluster_queries
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, Undecodable
 from schemas.results import DeadLetterReason
@@ -270,10 +270,11 @@ async def test_what_retention_removes_meanwhile_ends_the_search(cluster: Setting
     place = TopicPartition(DEAD_LETTERS, 0)
     async with open_cluster_queries(cluster) as lookup:
         end = (await lookup.offsets({place: LATEST}, committed=True))[place]
-        reader = BackwardReader(lookup, place, end, -5, end + 5)
+        oldest = (await lookup.offsets({place: EARLIEST}))[place]
+        reader = BackwardReader(lookup, place, end, oldest - 5, end - oldest + 5)
         first = await reader.read_window()
         records = await reader.read_window()
 
     assert [] == first
     assert records[0].key == account.encode()
-    assert (True, 0) == (reader.is_done, reader.oldest)
+    assert (True, oldest) == (reader.is_done, reader.oldest)
