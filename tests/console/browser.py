@@ -1,12 +1,14 @@
 """The system's Chromium, driven by Playwright, with checks of page errors and accessibility."""
 
 import os
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any, Final
 
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import TimeoutError as LateError
 
 from tests.tools import tool
 
@@ -65,8 +67,23 @@ class Tab:
         await self.page.goto(f"{self.address}/{path}")
 
     async def wait_for_text(self, text: str, selector: str = "main") -> None:
-        """Wait until a text is visible."""
-        await self.page.locator(selector, has_text=text).first.wait_for(timeout=45_000)
+        """Wait until a text is visible.
+
+        Raises:
+            AssertionError: when it is not there in time; the message has what is there.
+
+        """
+        try:
+            await self.page.locator(selector, has_text=text).first.wait_for(timeout=45_000)
+        except LateError as error:
+            shown = await self.page.locator(selector).all_inner_texts()
+            raise AssertionError(f"{text!r} is not shown in {selector}; what is there: {shown}") from error
+
+    async def read_problem(self) -> str:
+        """Return why the dialog's action was refused, once it is shown."""
+        problem = self.page.locator("dialog .problem-line").filter(has_text=re.compile(r"\S"))
+        await problem.wait_for(timeout=45_000)
+        return await problem.inner_text()
 
     async def read_text(self, selector: str = "main") -> str:
         """Return the visible text."""
