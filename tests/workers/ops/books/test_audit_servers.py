@@ -164,7 +164,7 @@ async def test_copies_of_a_number_that_another_server_holds_are_not_counted(book
 @pytest.mark.parametrize(
     ("states", "told", "who"),
     [
-        (("left", "arriving"), ([0], []), "no server"),  # a move was killed between the two
+        whole(("left", "arriving"), ([0], []), "no server"),  # a move was killed between the two
         (("held", "held"), ([], [0]), "more than one server"),
     ],
 )

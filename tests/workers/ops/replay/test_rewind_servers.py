@@ -213,6 +213,7 @@ async def test_a_rewind_by_one_server_of_several_is_refused(decided: Decided) ->
             await plan_rewind(settings, WorkerName.SEND, lately(), AGAIN)
 
 
+@pytest.mark.whole
 async def test_one_rewind_at_a_time_works_on_a_server_wherever_it_is_noted(decided: Decided) -> None:
     """An operator whose INMAIL_DATABASE_URL is another server's is told which one is in the way."""
     second = decided.servers.alone[1]
