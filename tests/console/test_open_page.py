@@ -157,6 +157,7 @@ _PLAN: Final = {
 }
 
 
+@pytest.mark.whole
 async def test_a_dialog_whose_action_runs_stays_until_it_is_done(tab: Tab, scene: Scene) -> None:
     """Neither Cancel nor Escape, pressed as often as one likes, looks like the end of what goes on."""
     page, release = tab.page, asyncio.Event()
@@ -184,6 +185,7 @@ async def test_a_dialog_whose_action_runs_stays_until_it_is_done(tab: Tab, scene
     await page.unroute_all()
 
 
+@pytest.mark.whole
 async def test_the_view_of_lag_says_as_of_when_it_is_while_kafka_is_silent(
     browser: Browser, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +247,7 @@ _TIMES = """fetch("/api/overview").then((answer) => answer.json()).then(({ at, o
 ])"""
 
 
+@pytest.mark.whole
 async def test_the_line_at_the_top_tells_what_a_server_refuses_and_how_old_its_data_is(
     browser: Browser, scene: Scene, connect: Connect
 ) -> None:
