@@ -19,7 +19,6 @@ from infra.settings import RecordTime, Settings
 from schemas.billing import PromotionGranted
 from schemas.catalogue import BILLING_EVENTS, CATALOGUE, EXPIRY_TICKS, SEND_REQUESTS
 from tests.conftest import FUNCTIONS, TEMPLATE
-from tests.whole import ALL
 from workers.jobs.billing import BillingJob
 from workers.jobs.decoding import decode_records
 from workers.jobs.expiry import ExpiryJob
@@ -32,14 +31,7 @@ from workers.simulate.population import Population
 from workers.simulate.records import DAY, Record, encode_event, encode_send
 
 POPULATION = Population(
-    accounts=14 if ALL else 9,
-    days=100,
-    sends_per_day=0.3,
-    turbulence=8,
-    duplicates=0.03,
-    conflicts=0.02,
-    tick_hours=48,
-    annual=0.1,
+    accounts=14, days=100, sends_per_day=0.3, turbulence=8, duplicates=0.03, conflicts=0.02, tick_hours=48, annual=0.1
 )
 GROUPS = {row.topic: row.group for row in CATALOGUE if row.group}
 TIED = ("tied-0", UUID(int=2**64 + 1))  # account and send of the two records at one instant
