@@ -27,9 +27,7 @@ FUNCTIONS = Path(__file__).parents[1] / "workers" / "ledger" / "sql"
 # Tests kill servers, not machines: what a server has written survives it without waiting for a disk. The copies of the
 # template would otherwise be most of what is written and, at the end, removed.
 MORTAL = {"fsync": "off"}
-# Of a server that no test kills, which may be half-way through a page. The template's files are copied by the kernel:
-# a fourth of the time.
-HASTY = MORTAL | {"full_page_writes": "off", "file_copy_method": "clone"}
+HASTY = MORTAL | {"full_page_writes": "off"}  # of a server that no test kills, which may be half-way through a page
 TEMPLATE = "template_inmail"  # a server's migrated and empty database, which others are copied from
 # Files are dealt to processes in turn, and a long one at the end would leave a core idle: the longest, and the folders
 # of short ones.
