@@ -7,10 +7,11 @@ read from `MetadataVersion.LATEST_PRODUCTION` in kafka-server-common 4.0.2, 4.1.
 from io import BytesIO
 from typing import Any, Final, NamedTuple
 
-from aiokafka.protocol.api import Request, RequestStruct, Response, ResponseHeader_v0
-from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
+from aiokafka.protocol.api import ResponseHeader_v0
+from aiokafka.protocol.types import Int16, Int32
 
 from infra.kafka.cluster_queries import ClusterQueries, open_cluster_queries
+from infra.kafka.raw_requests import TEXT, RawRequest, request_struct, table
 from infra.settings import Settings
 
 __all__ = [
@@ -21,16 +22,13 @@ __all__ = [
     "version_concern",
 ]
 
-_API_VERSIONS, _VERSION = 18, 3
 _FEATURES_TAG = 0
 _FEATURE: Final = "metadata.version"
 _RELEASES: Final = {25: "4.0", 27: "4.1", 29: "4.2", 30: "4.3", 33: "4.4"}
 _RUN: Final = {"4.0", "4.1", "4.2"}  # by `make versions`; on 4.0 and 4.2 also every fault (`make crash`)
 _NO_MARKERS: Final = {"4.3", "4.4"}
 _PAGE: Final = "docs/kafka-versions.md"
-_SUPPORTED = CompactArray(
-    ("name", CompactString("utf-8")), ("min_level", Int16), ("max_level", Int16), ("tags", TaggedFields)
-)
+_SUPPORTED = table(("name", TEXT), ("min_level", Int16), ("max_level", Int16))
 
 
 class BrokerVersion(NamedTuple):
@@ -70,41 +68,24 @@ def version_concern(version: BrokerVersion) -> VersionConcern | None:
     return VersionConcern(f"{version.text}, on which nothing was tested", f"run 4.2 or 4.0, see {_PAGE}")
 
 
-class _ApiVersionsResponse(Response):  # type: ignore[misc] # aiokafka is untyped
-    API_KEY, API_VERSION = _API_VERSIONS, _VERSION
-    SCHEMA = Schema(
+_API_VERSIONS: Any = request_struct(
+    18,
+    3,
+    [("client_software_name", TEXT), ("client_software_version", TEXT)],
+    [
         ("error_code", Int16),
-        (
-            "api_keys",
-            CompactArray(("api_key", Int16), ("min_version", Int16), ("max_version", Int16), ("tags", TaggedFields)),
-        ),
+        ("api_keys", table(("api_key", Int16), ("min_version", Int16), ("max_version", Int16))),
         ("throttle_time_ms", Int32),
-        ("tags", TaggedFields),
-    )
+    ],
+)
 
 
-class _ApiVersionsRequestStruct(RequestStruct):  # type: ignore[misc] # aiokafka is untyped
-    API_KEY, API_VERSION, FLEXIBLE_VERSION = _API_VERSIONS, _VERSION, True
-    RESPONSE_TYPE = _ApiVersionsResponse
-    SCHEMA = Schema(
-        ("client_software_name", CompactString("utf-8")),
-        ("client_software_version", CompactString("utf-8")),
-        ("tags", TaggedFields),
-    )
+class _ApiVersions(_API_VERSIONS):  # type: ignore[misc] # aiokafka is untyped
+    """Asks a broker what it speaks and which features it has."""
 
     def parse_response_header(self, read_buffer: BytesIO | bytes) -> Any:  # noqa: ANN401 - aiokafka's
         """Read the header: of this answer alone it is the old one, so that old clients can read it (KIP-511)."""
         return ResponseHeader_v0.decode(read_buffer)
-
-
-class _ApiVersionsRequest(Request[_ApiVersionsRequestStruct]):  # type: ignore[misc] # aiokafka is untyped
-    """Asks a broker what it speaks and which features it has."""
-
-    API_KEY = _API_VERSIONS
-
-    def build(self, request_struct_class: Any) -> Any:  # noqa: ANN401 - aiokafka's
-        """Return the request in the one version there is."""
-        return request_struct_class("inmail", "1", {})
 
 
 async def fetch_versions(lookup: ClusterQueries) -> list[BrokerVersion]:
@@ -116,7 +97,7 @@ async def fetch_versions(lookup: ClusterQueries) -> list[BrokerVersion]:
     """
     found = []
     for node, address in sorted(lookup.brokers().items()):
-        answer = await lookup.send(node, _ApiVersionsRequest())
+        answer = await lookup.send(node, RawRequest(_ApiVersions, "inmail", "1"))
         level = None
         if (told := answer.tags.get(_FEATURES_TAG)) is not None:
             level = {row[0]: row[2] for row in _SUPPORTED.decode(BytesIO(told)) or ()}.get(_FEATURE)

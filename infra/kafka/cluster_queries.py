@@ -6,7 +6,7 @@ answer leaves out partitions and groups without information, and has all others.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -21,12 +21,12 @@ from aiokafka.errors import (
     for_code,
 )
 from aiokafka.protocol.admin import DescribeGroupsRequest_v2, ListGroupsRequest
-from aiokafka.protocol.api import Request
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from infra.kafka.connecting import protect_bootstrap
+from infra.kafka.raw_requests import RawRequest
 from infra.kafka.topic_ids import fetch_topic_ids
 from infra.settings import Settings
 
@@ -64,19 +64,6 @@ class GroupDescription(NamedTuple):
     def settled(self) -> bool:
         """Whether the assignment is known: not while the group rebalances."""
         return self.members is not None and self.state in ("Stable", "Empty", "Dead")
-
-
-class _DescribeGroups(Request[DescribeGroupsRequest_v2]):  # type: ignore[misc] # aiokafka is untyped
-    """A request in version 2: aiokafka's request has version 3 but its answer version 2, which fails for two groups."""
-
-    API_KEY = DescribeGroupsRequest_v2.API_KEY
-
-    def __init__(self, groups: Sequence[str]) -> None:
-        self._groups = list(groups)
-
-    def build(self, request_struct_class: Any) -> Any:  # noqa: ANN401 - aiokafka's
-        """Return the request in its only version."""
-        return request_struct_class(self._groups)
 
 
 class ClusterQueries:
@@ -154,7 +141,10 @@ class ClusterQueries:
         parts = [
             (node, names[i : i + _TOGETHER]) for node, names in asked.items() for i in range(0, len(names), _TOGETHER)
         ]
-        answers = await asyncio.gather(*(self.send(node, _DescribeGroups(names)) for node, names in parts))
+        # aiokafka's own request has version 3 but its answer version 2, which fails for two groups.
+        answers = await asyncio.gather(
+            *(self.send(node, RawRequest(DescribeGroupsRequest_v2, names)) for node, names in parts)
+        )
         found = {}
         for answer in answers:
             for error, group, state, protocol_type, _, members, *_ in answer.groups:

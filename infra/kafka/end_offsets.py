@@ -28,6 +28,7 @@ class EndOffsets:
         self._clients = AsyncExitStack()
         self._consumer: Any = None
         self._connecting = asyncio.Lock()
+        self._is_closed = False
 
     async def end_offsets(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """Return the ends as of a moment after the call.
@@ -39,25 +40,34 @@ class EndOffsets:
         async with self._client() as client:
             return dict(await client.end_offsets(places))
 
-    async def start(self, group: str, place: TopicPartition, stored: int | None) -> int:
-        """Return where a group begins that has stored so far: its offset where that is nothing, or the oldest record.
+    async def starts(self, asked: Sequence[tuple[str, TopicPartition, int | None]]) -> dict[TopicPartition, int]:
+        """Return where groups begin: where they have stored to, or else their offset, and not before the oldest record.
 
         Raises:
             KafkaError: when the brokers do not tell.
 
         """
+        starts = {place: stored or 0 for _, place, stored in asked}
         async with self._client() as client:
-            oldest = int((await client.beginning_offsets([place]))[place])
-        if stored is None and self._admin is not None:
-            stored = (await committed_offsets(self._admin, group, [place]))[place]
-        return max(stored or 0, oldest)
-
-    async def starts(self, asked: Sequence[tuple[str, TopicPartition, int | None]]) -> dict[TopicPartition, int]:
-        """Return `start` of several groups and partitions."""
-        return {place: await self.start(group, place, stored) for group, place, stored in asked}
+            oldest = await client.beginning_offsets(list(starts))
+        unknown: dict[str, list[TopicPartition]] = {}
+        for group, place, stored in asked:
+            if stored is None and self._admin is not None:
+                unknown.setdefault(group, []).append(place)
+        for group, places in unknown.items():
+            starts |= {place: at or 0 for place, at in (await committed_offsets(self._admin, group, places)).items()}
+        return {place: max(start, oldest[place]) for place, start in starts.items()}
 
     async def aclose(self) -> None:
-        """Let the connection go."""
+        """Let the connection go, also one that is being made. Who asks afterwards is told that it is closed."""
+        self._is_closed = True
+        await asyncio.wait([asyncio.ensure_future(self._close())], timeout=_CLOSE_SECONDS)
+
+    async def _close(self) -> None:
+        async with self._connecting:
+            await self._let_go()
+
+    async def _let_go(self) -> None:
         self._consumer, clients, self._clients = None, self._clients, AsyncExitStack()
         await asyncio.wait([asyncio.ensure_future(clients.aclose())], timeout=_CLOSE_SECONDS)
 
@@ -70,6 +80,8 @@ class EndOffsets:
 
         """
         async with self._connecting:
+            if self._is_closed:
+                raise KafkaConnectionError("the connection that is asked for ends is closed")
             if self._consumer is None:
                 opening = reader(self._settings, None, "read_uncommitted")
                 self._consumer = await self._clients.enter_async_context(opening)
@@ -78,5 +90,5 @@ class EndOffsets:
             yield client
         except ConsumerLostError as error:
             if self._consumer is client:  # of two questions that it failed, the other may have closed it: not its heir
-                await self.aclose()
+                await self._let_go()
             raise KafkaConnectionError(f"the connection that is asked for ends was lost: {error}") from error

@@ -14,10 +14,10 @@ from aiokafka.errors import KafkaError, LeaderNotAvailableError, for_code
 from infra.clock import from_milliseconds
 from infra.kafka.cluster_queries import ClusterQueries
 from infra.kafka.transaction_requests import (
-    DescribeProducersRequest,
-    DescribeTransactionsRequest,
-    ListTransactionsRequest,
-    WriteMarkerRequest,
+    describe_producers,
+    describe_transactions,
+    list_transactions,
+    write_marker,
 )
 
 __all__ = ["TRANSACTION_STATE", "HangingTransaction", "end_transaction", "find_hanging_transactions"]
@@ -119,7 +119,7 @@ async def end_transaction(lookup: ClusterQueries, hanging: HangingTransaction) -
     """
     (node,) = lookup.group_by_leader({hanging.place: 0})
     producer = (hanging.producer_id, hanging.producer_epoch)
-    request = WriteMarkerRequest(hanging.place, producer, hanging.coordinator_epoch, committed=hanging.is_committed)
+    request = write_marker(hanging.place, producer, hanging.coordinator_epoch, committed=hanging.is_committed)
     answer = await lookup.send(node, request)
     code = next(row[1] for marker in answer.markers for topic in marker[1] for row in topic[1])
     if code:
@@ -133,7 +133,7 @@ async def _open_transactions(
     """Return the open transactions in partitions, each with its producer's epoch, its time, its coordinator's epoch."""
     found = {}
     for node, asked in lookup.group_by_leader(dict.fromkeys(places, 0)).items():
-        answer = await lookup.send(node, DescribeProducersRequest(list(asked)))
+        answer = await lookup.send(node, describe_producers(list(asked)))
         for topic, partitions, _ in answer.topics:
             for partition, error, _, producers, _ in partitions:
                 _raise_for_code(error, f"the producers of {topic} {partition} are not known")
@@ -164,10 +164,10 @@ async def _transactions(lookup: ClusterQueries, producer_ids: Sequence[int]) -> 
     """Return the last transaction of each producer that has a transactional id, by the number of the producer."""
     found = {}
     for node in lookup.brokers():
-        listed = await lookup.send(node, ListTransactionsRequest(producer_ids))
+        listed = await lookup.send(node, list_transactions(producer_ids))
         _raise_for_code(listed.error_code, "transactions cannot be listed")
         ids = [row[0] for row in listed.transactions]
-        described: Any = await lookup.send(node, DescribeTransactionsRequest(ids)) if ids else None
+        described: Any = await lookup.send(node, describe_transactions(ids)) if ids else None
         for error, id_, state, _, _, producer_id, epoch, topics, _ in described.transactions if described else ():
             _raise_for_code(error, f"the transactions of {id_} are not known")
             places = frozenset(TopicPartition(name, number) for name, numbers, _ in topics for number in numbers)

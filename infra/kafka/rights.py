@@ -5,7 +5,7 @@ A cluster without an authorizer says that everything may be done.
 
 from collections.abc import Iterator, Sequence
 from enum import IntEnum, StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
@@ -16,11 +16,11 @@ from aiokafka.errors import (
     for_code,
 )
 from aiokafka.protocol.admin import DescribeGroupsRequest_v3, DescribeGroupsResponse_v3
-from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.coordination import FindCoordinatorRequest
-from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
+from aiokafka.protocol.types import Boolean, Int16, Int32
 
 from infra.kafka.cluster_queries import ClusterQueries, open_cluster_queries
+from infra.kafka.raw_requests import BROKERS, TEXT, RawRequest, request_struct
 from infra.kafka.topic_ids import describe_topics
 from infra.settings import SecurityProtocol, Settings
 
@@ -46,7 +46,6 @@ AUTHORIZATION_ERRORS = (
     ClusterAuthorizationFailedError,
 )
 
-_DESCRIBE_CLUSTER = 60
 _GROUP, _TRANSACTION = 0, 1
 
 
@@ -114,58 +113,26 @@ def operations_of(bits: int | None) -> frozenset[Operation]:
     return frozenset(each for each in Operation if bits is not None and bits & 1 << each)
 
 
-class _GroupsRequestStruct(DescribeGroupsRequest_v3):  # type: ignore[misc] # aiokafka is untyped
+class _DescribeGroups(DescribeGroupsRequest_v3):  # type: ignore[misc] # aiokafka is untyped
     """aiokafka's own reads the answer as of version 2."""
 
     RESPONSE_TYPE = DescribeGroupsResponse_v3
 
 
-class _GroupsRequest(Request[_GroupsRequestStruct]):  # type: ignore[misc] # aiokafka is untyped
-    API_KEY = DescribeGroupsRequest_v3.API_KEY
-
-    def __init__(self, groups: Sequence[str]) -> None:
-        self._groups = list(groups)
-
-    def build(self, request_struct_class: Any) -> Any:  # noqa: ANN401 - aiokafka's
-        """Return the request in the one version there is."""
-        return request_struct_class(self._groups, True)
-
-
-class _ClusterResponse(Response):  # type: ignore[misc] # aiokafka is untyped
-    API_KEY, API_VERSION = _DESCRIBE_CLUSTER, 0
-    SCHEMA = Schema(
+_DESCRIBE_CLUSTER: Final = request_struct(
+    60,
+    0,
+    [("include_authorized_operations", Boolean)],
+    [
         ("throttle_time_ms", Int32),
         ("error_code", Int16),
-        ("error_message", CompactString("utf-8")),
-        ("cluster_id", CompactString("utf-8")),
+        ("error_message", TEXT),
+        ("cluster_id", TEXT),
         ("controller_id", Int32),
-        (
-            "brokers",
-            CompactArray(
-                ("node_id", Int32),
-                ("host", CompactString("utf-8")),
-                ("port", Int32),
-                ("rack", CompactString("utf-8")),
-                ("tags", TaggedFields),
-            ),
-        ),
+        ("brokers", BROKERS),
         ("authorized_operations", Int32),
-        ("tags", TaggedFields),
-    )
-
-
-class _ClusterRequestStruct(RequestStruct):  # type: ignore[misc] # aiokafka is untyped
-    API_KEY, API_VERSION, FLEXIBLE_VERSION = _DESCRIBE_CLUSTER, 0, True
-    RESPONSE_TYPE = _ClusterResponse
-    SCHEMA = Schema(("include_authorized_operations", Boolean), ("tags", TaggedFields))
-
-
-class _ClusterRequest(Request[_ClusterRequestStruct]):  # type: ignore[misc] # aiokafka is untyped
-    API_KEY = _DESCRIBE_CLUSTER
-
-    def build(self, request_struct_class: Any) -> Any:  # noqa: ANN401 - aiokafka's
-        """Return the request in the one version there is."""
-        return request_struct_class(True, {})
+    ],
+)
 
 
 async def group_operations(lookup: ClusterQueries, groups: Sequence[str]) -> dict[str, frozenset[Operation]]:
@@ -181,7 +148,8 @@ async def group_operations(lookup: ClusterQueries, groups: Sequence[str]) -> dic
         if for_code(coordinator.error_code) is GroupAuthorizationFailedError:
             found[group] = frozenset()
         elif not coordinator.error_code:
-            found.update(_groups_in(await lookup.send(coordinator.coordinator_id, _GroupsRequest([group]))))
+            request = RawRequest(_DescribeGroups, [group], True)
+            found.update(_groups_in(await lookup.send(coordinator.coordinator_id, request)))
     return found
 
 
@@ -200,7 +168,7 @@ async def cluster_operations(lookup: ClusterQueries) -> frozenset[Operation] | N
         KafkaError: when no broker answers.
 
     """
-    answer = await lookup.send(next(iter(lookup.brokers())), _ClusterRequest())
+    answer = await lookup.send(next(iter(lookup.brokers())), RawRequest(_DESCRIBE_CLUSTER, True))
     if for_code(answer.error_code) is ClusterAuthorizationFailedError:
         return None
     return operations_of(answer.authorized_operations) or None

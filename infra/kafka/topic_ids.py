@@ -6,19 +6,19 @@ metadata request, without ids. This module defines the version with ids in aioka
 
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import TopicAuthorizationFailedError, UnknownTopicOrPartitionError, for_code
 from aiokafka.protocol.abstract import AbstractType
-from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
+from aiokafka.protocol.types import Boolean, CompactArray, Int16, Int32
+
+from infra.kafka.raw_requests import BROKERS, TEXT, RawRequest, request_struct, table
 
 __all__ = ["DescribedTopic", "describe_topics", "fetch_topic_ids", "topic_ids"]
 
-_METADATA, _VERSION = 3, 11
 _NO_ID = UUID(int=0)
 
 
@@ -36,76 +36,44 @@ class _Uuid(AbstractType[UUID]):  # type: ignore[misc] # aiokafka is untyped
         return UUID(bytes=data.read(16))
 
 
-class _MetadataResponse(Response):  # type: ignore[misc] # aiokafka is untyped
-    API_KEY, API_VERSION = _METADATA, _VERSION
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        (
-            "brokers",
-            CompactArray(
-                ("node_id", Int32),
-                ("host", CompactString("utf-8")),
-                ("port", Int32),
-                ("rack", CompactString("utf-8")),
-                ("tags", TaggedFields),
-            ),
-        ),
-        ("cluster_id", CompactString("utf-8")),
-        ("controller_id", Int32),
-        (
-            "topics",
-            CompactArray(
-                ("error_code", Int16),
-                ("topic", CompactString("utf-8")),
-                ("topic_id", _Uuid),
-                ("is_internal", Boolean),
-                (
-                    "partitions",
-                    CompactArray(
-                        ("error_code", Int16),
-                        ("partition", Int32),
-                        ("leader", Int32),
-                        ("leader_epoch", Int32),
-                        ("replicas", CompactArray(Int32)),
-                        ("isr", CompactArray(Int32)),
-                        ("offline_replicas", CompactArray(Int32)),
-                        ("tags", TaggedFields),
-                    ),
-                ),
-                ("authorized_operations", Int32),
-                ("tags", TaggedFields),
-            ),
-        ),
-        ("tags", TaggedFields),
-    )
-
-
-class _MetadataRequestStruct(RequestStruct):  # type: ignore[misc] # aiokafka is untyped
-    API_KEY, API_VERSION, FLEXIBLE_VERSION = _METADATA, _VERSION, True
-    RESPONSE_TYPE = _MetadataResponse
-    SCHEMA = Schema(
-        (
-            "topics",
-            CompactArray(("topic_id", _Uuid), ("topic", CompactString("utf-8")), ("tags", TaggedFields)),
-        ),
+_PARTITIONS: Final = table(
+    ("error_code", Int16),
+    ("partition", Int32),
+    ("leader", Int32),
+    ("leader_epoch", Int32),
+    ("replicas", CompactArray(Int32)),
+    ("isr", CompactArray(Int32)),
+    ("offline_replicas", CompactArray(Int32)),
+)
+_TOPICS: Final = table(
+    ("error_code", Int16),
+    ("topic", TEXT),
+    ("topic_id", _Uuid),
+    ("is_internal", Boolean),
+    ("partitions", _PARTITIONS),
+    ("authorized_operations", Int32),
+)
+_METADATA: Final = request_struct(
+    3,
+    11,
+    [
+        ("topics", table(("topic_id", _Uuid), ("topic", TEXT))),
         ("allow_auto_topic_creation", Boolean),
         ("include_topic_authorized_operations", Boolean),
-        ("tags", TaggedFields),
-    )
+    ],
+    [
+        ("throttle_time_ms", Int32),
+        ("brokers", BROKERS),
+        ("cluster_id", TEXT),
+        ("controller_id", Int32),
+        ("topics", _TOPICS),
+    ],
+)
 
 
-class _MetadataRequest(Request[_MetadataRequestStruct]):  # type: ignore[misc] # aiokafka is untyped
-    """A request for topics by name, which does not create topics."""
-
-    API_KEY = _METADATA
-
-    def __init__(self, topics: Sequence[str], *, operations: bool = False) -> None:
-        self._topics: list[tuple[UUID, str, dict[int, bytes]]] = [(_NO_ID, topic, {}) for topic in topics]
-        self._operations = operations
-
-    def build(self, request_struct_class: Any) -> Any:  # noqa: ANN401 - aiokafka's
-        """Return the request in its only version."""
-        return request_struct_class(self._topics, False, self._operations, {})
+def _metadata_request(topics: Sequence[str], *, operations: bool = False) -> RawRequest:
+    """Return a request for topics by name, which does not create topics."""
+    return RawRequest(_METADATA, [(_NO_ID, topic, {}) for topic in topics], False, operations)
 
 
 async def fetch_topic_ids(client: AIOKafkaClient, topics: Sequence[str]) -> dict[str, UUID]:
@@ -115,7 +83,7 @@ async def fetch_topic_ids(client: AIOKafkaClient, topics: Sequence[str]) -> dict
         KafkaError: when a broker does not answer or does not know an id now. It may know the id later.
 
     """
-    answer = await client.send(client.get_random_node(), _MetadataRequest(topics))
+    answer = await client.send(client.get_random_node(), _metadata_request(topics))
     found = {}
     for error, topic, topic_id, *_ in answer.topics:
         if for_code(error) is UnknownTopicOrPartitionError:
@@ -144,7 +112,7 @@ async def describe_topics(client: AIOKafkaClient, topics: Sequence[str]) -> dict
         KafkaError: when a broker does not answer.
 
     """
-    answer = await client.send(client.get_random_node(), _MetadataRequest(topics, operations=True))
+    answer = await client.send(client.get_random_node(), _metadata_request(topics, operations=True))
     found = {}
     for error, topic, _, _, partitions, operations, _ in answer.topics:
         if for_code(error) is TopicAuthorizationFailedError:

@@ -125,12 +125,13 @@ class TransactionPair:
     async def _commit(self, producer: AIOKafkaProducer) -> None:
         """Commit, and wait beside it: cancelled half-way, a commit leaves its producer without a way out."""
         commit = asyncio.ensure_future(producer.commit_transaction())
-        done, _ = await asyncio.wait([commit], timeout=self._seconds)
-        if not done:
-            commit.add_done_callback(_look_at)
-            commit.cancel()  # its producer is of no more use
-            raise KafkaError(f"no answer to a commit within {self._seconds} s")
-        commit.result()
+        commit.add_done_callback(_look_at)
+        try:
+            if not (await asyncio.wait([commit], timeout=self._seconds))[0]:
+                raise KafkaError(f"no answer to a commit within {self._seconds} s")
+            commit.result()
+        finally:
+            commit.cancel()  # where it has not ended its producer is of no more use
 
     async def discard(self) -> None:
         """Stop both producers. Their errors no longer matter: the next owner of the ids fences them in any case.

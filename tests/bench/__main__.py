@@ -11,7 +11,20 @@ from pathlib import Path
 from rich.console import Console
 
 from infra.local.stack import LocalStack
-from tests.bench import balances, debit_database, drain, expiry, growth, lag, latency, memory, order, reads, two_servers
+from tests.bench import (
+    balances,
+    debit_database,
+    drain,
+    expiry,
+    growth,
+    lag,
+    latency,
+    memory,
+    order,
+    reads,
+    renewals,
+    two_servers,
+)
 from tests.bench.books import Databases
 from tests.bench.figures import Figure, show, write
 
@@ -21,6 +34,7 @@ BENCHES = {
     "expiry": expiry.run,
     "drain_end_to_end": drain.run,  # and redelivery
     "latency_at_1000": latency.run,
+    "renewals": renewals.run,
     "reads": reads.run,
     "order": order.run,
     "balances": balances.run,

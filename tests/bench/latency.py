@@ -45,7 +45,11 @@ __all__ = [
     "measure",
     "measure_all",
     "pass_over",
+    "receive",
     "run",
+    "send_evenly",
+    "share",
+    "wait_for_answers",
 ]
 
 A_SECOND = 1_000
@@ -91,8 +95,8 @@ async def run(stack: LocalStack, databases: Databases, report: Callable[[str], N
         of_rounds(
             f"latency_at_1000, {name} (relay)",
             "ms",
-            [_share(each.waits, at) for each in ours],
-            [_share(each.waits, at) for each in relayed],
+            [share(each.waits, at) for each in ours],
+            [share(each.waits, at) for each in relayed],
             details,
         )
         for name, at in _SHARES.items()
@@ -107,7 +111,8 @@ async def run(stack: LocalStack, databases: Databases, report: Callable[[str], N
     ]
 
 
-def _share(waits: Sequence[float], at: float) -> float:
+def share(waits: Sequence[float], at: float) -> float:
+    """Return the quantile of waits at a share of them, in thousandths."""
     return quantiles(waits, n=1000)[round(at * 1000) - 1]
 
 
@@ -148,10 +153,10 @@ async def measure(books: Settings, form: Form, requests: list[SendRequested]) ->
         await consumer.seek_to_end(*_OUTPUT)
         producer = await clients.enter_async_context(create_producer(books, "bench"))
         async with running(form, books):
-            await _answers(producer, consumer, sends(START_REQUESTS, seed=1))
-            sending = asyncio.create_task(_send(producer, requests, sent))
+            await wait_for_answers(producer, consumer, sends(START_REQUESTS, seed=1))
+            sending = asyncio.create_task(send_evenly(producer, requests, sent))
             async with asyncio.timeout(SECONDS + LATE_SECONDS):
-                await _receive(consumer, sent, waits, len(requests))
+                await receive(consumer, sent, waits, len(requests))
             await sending
     return [waits[str(request.id)] for request in requests]
 
@@ -176,15 +181,15 @@ async def measure_all(
             first = sends(START_REQUESTS, seed=1)
             for request in first:
                 await _give(producer, request)
-            await _answers(producer, consumer, first)
+            await wait_for_answers(producer, consumer, first)
             trees = {**processes, "postgres": stack.postgres_pid, "kafka": stack.kafka_pid}
             warm = A_SECOND * WARM_SECONDS
-            sending = asyncio.create_task(_send(producer, requests, sent))
+            sending = asyncio.create_task(send_evenly(producer, requests, sent))
             billing = asyncio.create_task(_bill(producer, requests))
             async with asyncio.timeout(SECONDS + LATE_SECONDS):
-                await _receive(consumer, sent, waits, warm)
+                await receive(consumer, sent, waits, warm)
                 meter = CpuMeter(trees)
-                await _receive(consumer, sent, waits, len(requests))
+                await receive(consumer, sent, waits, len(requests))
             await asyncio.gather(sending, billing)
             cpu = meter.microseconds_each(len(requests) - warm)
             idle = await _idle(trees, idle_seconds) if idle_seconds else 0.0
@@ -198,7 +203,9 @@ async def _idle(trees: dict[str, int], seconds: float) -> float:
     return sum(meter.microseconds_each(1).values()) / 1e4 / (perf_counter() - began)
 
 
-async def _answers(producer: AIOKafkaProducer, consumer: AIOKafkaConsumer, requests: list[SendRequested]) -> None:
+async def wait_for_answers(
+    producer: AIOKafkaProducer, consumer: AIOKafkaConsumer, requests: list[SendRequested]
+) -> None:
     """Wait until a program answers in all partitions: what came while it started would wait, and hold up what follows.
 
     Raises:
@@ -210,14 +217,16 @@ async def _answers(producer: AIOKafkaProducer, consumer: AIOKafkaConsumer, reque
         sent[str(request.id)] = perf_counter()
         await producer.send(SEND_REQUESTS, encode(request), request.subject.encode())
     async with asyncio.timeout(START_SECONDS):
-        await _receive(consumer, sent, {}, len(requests))
+        await receive(consumer, sent, {}, len(requests))
 
 
-async def _send(producer: AIOKafkaProducer, requests: list[SendRequested], sent: dict[str, float]) -> None:
+async def send_evenly(
+    producer: AIOKafkaProducer, requests: Sequence[SendRequested], sent: dict[str, float], a_second: int = A_SECOND
+) -> None:
     """Send requests evenly; note when each was due, so that a sender that falls behind hides nothing."""
     began = perf_counter()
     for number, request in enumerate(requests):
-        due = began + number / A_SECOND
+        due = began + number / a_second
         if (ahead := due - perf_counter()) > 0:
             await asyncio.sleep(ahead)
         sent[str(request.id)] = due
@@ -244,7 +253,7 @@ async def _give(producer: AIOKafkaProducer, request: SendRequested) -> None:
     await producer.send(BILLING_EVENTS, encode(gift), gift.subject.encode())
 
 
-async def _receive(consumer: AIOKafkaConsumer, sent: dict[str, float], waits: dict[str, float], count: int) -> None:
+async def receive(consumer: AIOKafkaConsumer, sent: dict[str, float], waits: dict[str, float], count: int) -> None:
     """Receive results until so many requests have one."""
     name = b'"request_id":"'
     while len(waits) < count:

@@ -12,7 +12,7 @@ from infra.kafka.clients import partition_of
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS
-from schemas.results import DeadLetterReason
+from schemas.dead_letters import DeadLetterReason
 from tests.workers.replaying import ME, work_off
 from tests.workers.wire import ends, prepare, publish, send
 from workers.console.ledger_sample import LedgerSample

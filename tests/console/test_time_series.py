@@ -13,7 +13,7 @@ import pytest
 
 from infra.settings import RecordTime, load_settings
 from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS
-from schemas.results import DeadLetterReason
+from schemas.dead_letters import DeadLetterReason
 from tests.console.scene import Scene, serve_test_console
 from tests.console.test_health import lag, lane
 from tests.workers.wire import ends, eventually, publish, read, send

@@ -13,8 +13,8 @@ from uuid import UUID, uuid5
 from aiokafka.structs import ConsumerRecord
 
 from schemas.catalogue import DEAD_LETTERS, EXPIRY_TICKS
+from schemas.dead_letters import DeadLetterReason
 from schemas.ids import answer_id, tick_answer_id
-from schemas.results import DeadLetterReason
 from tests.fuzz.records import Record
 from tests.fuzz.sending import Place
 

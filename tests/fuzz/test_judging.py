@@ -9,8 +9,8 @@ import pytest
 from aiokafka.structs import ConsumerRecord
 
 from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS, Undecodable
+from schemas.dead_letters import DeadLetterReason
 from schemas.ids import answer_id
-from schemas.results import DeadLetterReason
 from tests.fuzz.judging import Judged, judge
 from tests.fuzz.records import Record
 from tests.fuzz.sending import Place

@@ -44,11 +44,11 @@ class _Brokers:
         return found
 
     async def send(self, node: int, request: Any) -> Any:
-        match type(request).__name__:
-            case "DescribeProducersRequest":
+        match request.API_KEY:
+            case 61:  # DescribeProducers
                 row = (PRODUCER, EPOCH, 0, 1_000, 0, 5, {})
                 return Answer(topics=[(RESULTS.topic, [(RESULTS.partition, 0, None, [row], {})], {})])
-            case "ListTransactionsRequest":
+            case 66:  # ListTransactions
                 rows = [("id", PRODUCER, self._states[node], {})] if node in self._states else []
                 if self._moves:
                     self._leaders[STATES[1]] = 1

@@ -120,3 +120,27 @@ async def test_one_lost_broker_of_several_is_tried_again_soon(
     await producer.stop()
 
     assert most / 3 <= min(waits) <= max(waits) <= most
+
+
+async def test_a_commit_whose_caller_is_cancelled_leaves_no_task_behind() -> None:
+    """As when lanes leave that are being opened: the producer is discarded, and nothing would ever wake that task."""
+    pair = TransactionPair(load_settings(), "test")
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def commit() -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    producer: Any = SimpleNamespace(commit_transaction=commit)
+    committing = asyncio.create_task(pair._commit(producer))
+    async with asyncio.timeout(5):
+        await began.wait()
+        committing.cancel()
+        await asyncio.wait([committing])
+        await ended.wait()
+    await pair.discard()
+
+    assert committing.cancelled()

@@ -62,7 +62,7 @@ def tell_again(case: Case) -> None:
         case.answer("plan_unchanged", details=told_of(case) | who)
         return
     note_told(case, openings[0].period.start)
-    note_subscription(case)
+    note_subscription(case, openings[0].period.start)
     open_allotments(case, openings)
     cut_after_grant(case)
     case.notice_after_all()
@@ -157,7 +157,7 @@ def note_change(case: Case) -> None:
     known = case.account.lots_of(case.data("subscription_id"))
     noted = [lot.freed for lot in known if lot.period_start == subscription.period_start]
     is_none = is_other or (noted and all(noted))
-    note_subscription(case, even_earlier=bool(is_before_next and is_none))
+    note_subscription(case, case.data("period_start"), even_earlier=bool(is_before_next and is_none))
     start, later = case.data("period_start"), next_change_of(case)
     subscription.told = {
         told: plan

@@ -66,16 +66,14 @@ def allot(case: Case) -> None:
         known.sort(key=lambda lot: (lot.plan != plan, lot.lot))
         first, *_ = told_change or known
         case.answer("period_already_granted", details=told_of(case) | {"grant_id": first.request_id})
-    elif case.terms.plans[case.data("plan")].credits == 0:
-        note_told(case, None)
-        note_subscription(case)
-        case.answer("no_credits_in_plan", details=told_of(case))
-        case.notice_after_all()
     else:
         note_told(case, openings[0].period.start)
-        note_subscription(case)
-        open_allotments(case, openings)
-        cut_after_grant(case)
+        note_subscription(case, openings[0].period.start)
+        if case.terms.plans[case.data("plan")].credits == 0:
+            case.answer("no_credits_in_plan", details=told_of(case))
+        else:
+            open_allotments(case, openings)
+            cut_after_grant(case)
         case.notice_after_all()
 
 
@@ -175,13 +173,13 @@ def clamp_to_end(case: Case, lot: Lot) -> None:
         lot.expires_at = max(lot.granted_at, min(lot.expires_at, ends_at))
 
 
-def note_subscription(case: Case, *, even_earlier: bool = False) -> None:
+def note_subscription(case: Case, start: datetime, *, even_earlier: bool = False) -> None:
     """Keep what the latest period says of plan, credits and anchor day, to name the next allotment (rule 8).
 
+    `start`: of its first month that no other event has: one before that may be another plan's.
     `even_earlier`: also if a later period was noted, since it is none any more.
     """
     subscription = case.account.subscription(case.data("subscription_id"))
-    start = case.data("period_start")
     if subscription.period_start and start < subscription.period_start and not even_earlier:
         return
     if is_outdated(case):
@@ -192,18 +190,18 @@ def note_subscription(case: Case, *, even_earlier: bool = False) -> None:
     subscription.period_start = start
 
 
-def note_told(case: Case, opens: datetime | None) -> None:
-    """Remember a period of another plan than the one known that opens no lot which tells of it.
+def note_told(case: Case, start: datetime) -> None:
+    """Remember a period of another plan than the one known that no lot tells of.
 
-    Its first lot begins at another time, `opens`; or none opens; or the latest change before was to another plan.
+    Its plan gives 0 credits; or the latest change before was to another plan.
     """
-    subscription_id, start, plan = (case.data(name) for name in ("subscription_id", "period_start", "plan"))
+    subscription_id, plan = case.data("subscription_id"), case.data("plan")
     if is_outdated(case) or plan_begun(case, subscription_id, start) == plan:
         return
     change = change_at(case.account, subscription_id, start)
     told = case.account.subscription(subscription_id).told
     told.pop(start, None)
-    if opens != start or (change and change.plan != plan):
+    if case.terms.plans[plan].credits == 0 or (change and change.plan != plan):
         told[start] = plan
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -67,6 +68,7 @@ async def test_the_work_for_an_account_does_not_grow_with_its_closed_lots(databa
     others = [f"other-{n:02}" for n in range(_BESIDE)]
     await book.decide(*(book.activated(each, period_end=at("2030-02-01")) for each in (OLD, NEW, *others)))
     await database.execute(_CLOSE, book.now, CLOSED, origin, NEW)
+    await database.execute("update accounts set newest_lot = 2000")  # numbers count in the order in which lots open
     await database.execute("vacuum (analyze) lots")
 
     async def read(account: str) -> object:
@@ -75,12 +77,15 @@ async def test_the_work_for_an_account_does_not_grow_with_its_closed_lots(databa
     async def publish(account: str) -> object:
         return await balance_messages(database, [account], lambda each, _: each)
 
+    grants = {account: uuid4() for account in (OLD, NEW, *others)}
     work: dict[str, Callable[[str], Awaitable[Any]]] = {
         "send": lambda account: book.one(book.send(account)),
-        "grant": lambda account: book.one(book.promotion(1, account)),
+        "grant": lambda account: book.one(book.promotion(1, account, id=grants[account])),
         "adjustment": lambda account: book.one(_taken(book, account, 5)),  # of five: all that is left
         "refused send": lambda account: book.one(book.send(account)),
+        "void": lambda account: book.one(book.voided(grants[account], account)),
         "renewal": lambda account: book.one(book.renewed(account, period_start=at("2030-02-01"))),
+        "renewal told twice": lambda account: book.one(book.renewed(account, period_start=at("2030-02-01"))),
         "balance read": read,
         "balance published": publish,
     }

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from schemas import render
 from schemas.catalogue import ALL_TOPICS, BILLING_EVENTS, CATALOGUE
 from schemas.compatibility import breaking_changes
-from schemas.results import SendDecided
+from schemas.decisions import SendDecided
 from schemas.sends import SendRequested
 
 PAGE = f"# Title\n\n{render.BEGIN}\nold\n{render.END}\n\nThe rest.\n"

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import to_json
 
-from schemas import results
+from schemas import balances, dead_letters, decisions, movements, notices, outgoing
 from schemas.catalogue import CATALOGUE
 from schemas.envelope import CONTENT_TYPE, encode
 from schemas.outgoing import RESULT_SOURCE, write_result
@@ -23,8 +23,8 @@ from schemas.render import json_schema
 EVENT_ID = "00000000-0000-4000-8000-0000000000aa"
 REQUEST_ID = pgproto.UUID("00000000-0000-4000-8000-000000000001")  # as request ids come back from Postgres
 AT = datetime(2026, 3, 1, 9, 30, 0, 250_000, tzinfo=UTC)
-SOURCE: results.Source = {"topic": "inmail.send-requests", "partition": 3, "offset": 1041}
-COMMON: results.AccountResultData = {
+SOURCE: outgoing.Source = {"topic": "inmail.send-requests", "partition": 3, "offset": 1041}
+COMMON: outgoing.AccountResultData = {
     "request_id": REQUEST_ID,
     "sequence": 2,
     "as_of": AT,
@@ -34,7 +34,7 @@ COMMON: results.AccountResultData = {
     "repeat": False,
 }
 
-SEND: results.SendDecidedData = {
+SEND: decisions.SendDecidedData = {
     **COMMON,
     "code": "charged",
     "outcome": "accepted",
@@ -48,14 +48,14 @@ SEND: results.SendDecidedData = {
     "limit": None,
     "retry_at": None,
 }
-REPORT: results.ReportDecidedData = {
+REPORT: decisions.ReportDecidedData = {
     **COMMON,
     "code": "no_credit_back",
     "outcome": "rejected",
     "send_id": REQUEST_ID,
     "cause": "responded",
 }
-GRANTED: results.CreditsGrantedData = {
+GRANTED: movements.CreditsGrantedData = {
     **COMMON,
     "code": "granted",
     "credits": 15,
@@ -71,7 +71,7 @@ GRANTED: results.CreditsGrantedData = {
     "actor": None,
     "reason": None,
 }
-REVERSED: results.CreditsReversedData = {
+REVERSED: movements.CreditsReversedData = {
     **COMMON,
     "code": "reversed",
     "credits": 1,
@@ -80,7 +80,7 @@ REVERSED: results.CreditsReversedData = {
     "send_id": REQUEST_ID,
     "cause": "undeliverable",
 }
-VOIDED: results.CreditsVoidedData = {
+VOIDED: movements.CreditsVoidedData = {
     **COMMON,
     "code": "voided",
     "credits": 0,
@@ -90,7 +90,7 @@ VOIDED: results.CreditsVoidedData = {
     "actor": None,
     "reason": "given twice",
 }
-FORFEITED: results.CreditsForfeitedData = {
+FORFEITED: movements.CreditsForfeitedData = {
     **COMMON,
     "code": "forfeited",
     "credits": 1,
@@ -100,23 +100,23 @@ FORFEITED: results.CreditsForfeitedData = {
     "plan": "premium_business",
     "cap": None,
 }
-LOW: results.CreditsLowData = {**COMMON, "code": "low", "threshold": 2}
-EXHAUSTED: results.CreditsExhaustedData = {**COMMON, "code": "exhausted"}
-EXPIRING_SOON: results.CreditsExpiringSoonData = {
+LOW: notices.CreditsLowData = {**COMMON, "code": "low", "threshold": 2}
+EXHAUSTED: notices.CreditsExhaustedData = {**COMMON, "code": "exhausted"}
+EXPIRING_SOON: notices.CreditsExpiringSoonData = {
     **COMMON,
     "code": "expiring_soon",
     "credits": 1,
     "lot": 1,
     "expires_at": AT,
 }
-EXPIRED: results.CreditsExpiredData = {
+EXPIRED: movements.CreditsExpiredData = {
     **COMMON,
     "code": "expired",
     "credits": 1,
     "lot": 1,
     "expires_at": AT,
 }
-BILLING: results.BillingDecidedData = {
+BILLING: decisions.BillingDecidedData = {
     **COMMON,
     "code": "cancelled",
     "outcome": "accepted",
@@ -127,7 +127,7 @@ BILLING: results.BillingDecidedData = {
     "grant_id": None,
     "kept_lot": None,
 }
-TICK: results.TickDecidedData = {
+TICK: decisions.TickDecidedData = {
     "request_id": REQUEST_ID,
     "code": "booked",
     "as_of": AT,
@@ -138,7 +138,7 @@ TICK: results.TickDecidedData = {
     "source": SOURCE,
     "repeat": True,
 }
-BALANCE: results.AccountBalanceData = {
+BALANCE: balances.AccountBalanceData = {
     "sequence": 3,
     "as_of": AT,
     "spendable": 14,
@@ -147,8 +147,8 @@ BALANCE: results.AccountBalanceData = {
     "lot_count": 1,
     "lots": [{"lot": 1, "remaining": 14, "granted_at": AT, "expires_at": AT}],
 }
-DEAD: results.DeadLetteredData = {
-    "reason": results.DeadLetterReason.NOT_JSON,
+DEAD: dead_letters.DeadLetteredData = {
+    "reason": dead_letters.DeadLetterReason.NOT_JSON,
     "error": "EOF while parsing a value at line 1 column 0",
     "origin": {"topic": "inmail.send-requests", "partition": 3, "offset": 7, "timestamp": AT},
     "key_base64": None,
@@ -159,20 +159,20 @@ DEAD: results.DeadLetteredData = {
 
 Write = Callable[[], bytes]
 WRITERS: dict[str, Write] = {
-    "inmail.send.decided.v1": lambda: results.send_decided(EVENT_ID, "acct-42", SEND),
-    "inmail.report.decided.v1": lambda: results.report_decided(EVENT_ID, "acct-42", REPORT),
-    "inmail.credits.granted.v1": lambda: results.credits_granted(EVENT_ID, "acct-42", GRANTED),
-    "inmail.credits.reversed.v1": lambda: results.credits_reversed(EVENT_ID, "acct-42", REVERSED),
-    "inmail.credits.voided.v1": lambda: results.credits_voided(EVENT_ID, "acct-42", VOIDED),
-    "inmail.credits.forfeited.v1": lambda: results.credits_forfeited(EVENT_ID, "acct-42", FORFEITED),
-    "inmail.credits.expired.v1": lambda: results.credits_expired(EVENT_ID, "acct-42", EXPIRED),
-    "inmail.credits.low.v1": lambda: results.credits_low(EVENT_ID, "acct-42", LOW),
-    "inmail.credits.exhausted.v1": lambda: results.credits_exhausted(EVENT_ID, "acct-42", EXHAUSTED),
-    "inmail.credits.expiring-soon.v1": lambda: results.credits_expiring_soon(EVENT_ID, "acct-42", EXPIRING_SOON),
-    "inmail.billing.decided.v1": lambda: results.billing_decided(EVENT_ID, "acct-42", BILLING),
-    "inmail.tick.decided.v1": lambda: results.tick_decided(EVENT_ID, TICK),
-    "inmail.message.dead-lettered.v1": lambda: results.dead_lettered(EVENT_ID, "acct-42", DEAD),
-    "inmail.balance.v1": lambda: results.account_balance(EVENT_ID, "acct-42", AT, BALANCE),
+    "inmail.send.decided.v1": lambda: decisions.send_decided(EVENT_ID, "acct-42", SEND),
+    "inmail.report.decided.v1": lambda: decisions.report_decided(EVENT_ID, "acct-42", REPORT),
+    "inmail.credits.granted.v1": lambda: movements.credits_granted(EVENT_ID, "acct-42", GRANTED),
+    "inmail.credits.reversed.v1": lambda: movements.credits_reversed(EVENT_ID, "acct-42", REVERSED),
+    "inmail.credits.voided.v1": lambda: movements.credits_voided(EVENT_ID, "acct-42", VOIDED),
+    "inmail.credits.forfeited.v1": lambda: movements.credits_forfeited(EVENT_ID, "acct-42", FORFEITED),
+    "inmail.credits.expired.v1": lambda: movements.credits_expired(EVENT_ID, "acct-42", EXPIRED),
+    "inmail.credits.low.v1": lambda: notices.credits_low(EVENT_ID, "acct-42", LOW),
+    "inmail.credits.exhausted.v1": lambda: notices.credits_exhausted(EVENT_ID, "acct-42", EXHAUSTED),
+    "inmail.credits.expiring-soon.v1": lambda: notices.credits_expiring_soon(EVENT_ID, "acct-42", EXPIRING_SOON),
+    "inmail.billing.decided.v1": lambda: decisions.billing_decided(EVENT_ID, "acct-42", BILLING),
+    "inmail.tick.decided.v1": lambda: decisions.tick_decided(EVENT_ID, TICK),
+    "inmail.message.dead-lettered.v1": lambda: dead_letters.dead_lettered(EVENT_ID, "acct-42", DEAD),
+    "inmail.balance.v1": lambda: balances.account_balance(EVENT_ID, "acct-42", AT, BALANCE),
 }
 MODELS = {row.name: row.model for row in CATALOGUE}
 
@@ -221,7 +221,7 @@ def test_a_send_decision_is_these_bytes() -> None:
 
 
 OTHERS: dict[str, Write] = {
-    "a send over its seat's limit": lambda: results.send_decided(
+    "a send over its seat's limit": lambda: decisions.send_decided(
         EVENT_ID,
         "acct-42",
         {
@@ -236,21 +236,21 @@ OTHERS: dict[str, Write] = {
             "retry_at": AT,
         },
     ),
-    "an adjustment up": lambda: results.credits_granted(
+    "an adjustment up": lambda: movements.credits_granted(
         EVENT_ID,
         "acct-42",
         {**GRANTED, "origin": "adjustment", "source_id": None, "actor": "support-12", "reason": "given twice"},
     ),
-    "an adjustment down": lambda: results.credits_voided(
+    "an adjustment down": lambda: movements.credits_voided(
         EVENT_ID, "acct-42", {**VOIDED, "code": "adjusted", "credits": 3, "grant_id": None, "actor": "support-12"}
     ),
-    "a reversal onto a lot that has ended": lambda: results.credits_reversed(
+    "a reversal onto a lot that has ended": lambda: movements.credits_reversed(
         EVENT_ID, "acct-42", {**REVERSED, "code": "lot_ended", "credits": 0}
     ),
-    "a cap": lambda: results.credits_forfeited(
+    "a cap": lambda: movements.credits_forfeited(
         EVENT_ID, "acct-42", {**FORFEITED, "code": "cap_forfeited", "plan": None, "cap": 60}
     ),
-    "a void of what is unknown": lambda: results.billing_decided(
+    "a void of what is unknown": lambda: decisions.billing_decided(
         EVENT_ID,
         "acct-42",
         {
@@ -262,7 +262,7 @@ OTHERS: dict[str, Write] = {
             "grant_id": REQUEST_ID,
         },
     ),
-    "a plan change that was read late": lambda: results.credits_granted(
+    "a plan change that was read late": lambda: movements.credits_granted(
         EVENT_ID,
         "acct-42",
         {
@@ -275,12 +275,12 @@ OTHERS: dict[str, Write] = {
             "tops_up": 1,
         },
     ),
-    "a plan change that lacks nothing": lambda: results.billing_decided(
+    "a plan change that lacks nothing": lambda: decisions.billing_decided(
         EVENT_ID,
         "acct-42",
         {**BILLING, "code": "plan_changed", "effective_at": None, "plan": "basic", "period_start": AT, "kept_lot": 1},
     ),
-    "an end that is in the past": lambda: results.billing_decided(
+    "an end that is in the past": lambda: decisions.billing_decided(
         EVENT_ID,
         "acct-42",
         {**BILLING, "code": "subscription_ended", "outcome": "rejected", "plan": "basic", "period_start": AT},
@@ -300,34 +300,34 @@ def test_what_an_event_says_in_its_other_cases_fits_too(case: str) -> None:
 
 def test_a_result_without_an_account_has_no_subject() -> None:
     """CloudEvents leaves out what is not there, instead of writing null."""
-    assert "subject" not in json.loads(results.tick_decided(EVENT_ID, TICK))
-    assert "subject" not in json.loads(results.dead_lettered(EVENT_ID, None, DEAD))
+    assert "subject" not in json.loads(decisions.tick_decided(EVENT_ID, TICK))
+    assert "subject" not in json.loads(dead_letters.dead_lettered(EVENT_ID, None, DEAD))
     assert "subject" not in json.loads(
-        encode(results.DeadLettered.model_validate_json(results.dead_lettered(EVENT_ID, None, DEAD)))
+        encode(dead_letters.DeadLettered.model_validate_json(dead_letters.dead_lettered(EVENT_ID, None, DEAD)))
     )
 
 
 @pytest.mark.parametrize("instant", [datetime(1999, 12, 31, tzinfo=UTC), datetime(2201, 3, 15, tzinfo=UTC)])
 def test_what_follows_from_an_input_may_lie_outside_the_years_of_inputs(instant: datetime) -> None:
     """A lot outlives the period that gave it, and a tick's grace reaches back before it; readers take both."""
-    granted = results.credits_granted(EVENT_ID, "acct-42", {**GRANTED, "granted_at": instant, "expires_at": instant})
-    ticked = results.tick_decided(EVENT_ID, {**TICK, "horizon": instant})
+    granted = movements.credits_granted(EVENT_ID, "acct-42", {**GRANTED, "granted_at": instant, "expires_at": instant})
+    ticked = decisions.tick_decided(EVENT_ID, {**TICK, "horizon": instant})
 
-    assert encode(results.CreditsGranted.model_validate_json(granted)) == granted
-    assert encode(results.TickDecided.model_validate_json(ticked)) == ticked
+    assert encode(movements.CreditsGranted.model_validate_json(granted)) == granted
+    assert encode(decisions.TickDecided.model_validate_json(ticked)) == ticked
 
 
 def test_readers_ignore_fields_that_they_do_not_know_yet() -> None:
     """A new field in a result is compatible; what comes in is held to the letter instead."""
-    document = json.loads(results.send_decided(EVENT_ID, "acct-42", SEND))
+    document = json.loads(decisions.send_decided(EVENT_ID, "acct-42", SEND))
     document["data"]["mood"] = "cheerful"
 
-    assert "mood" not in results.SendDecided.model_validate(document, strict=False).data
+    assert "mood" not in decisions.SendDecided.model_validate(document, strict=False).data
 
 
 def test_a_reason_is_written_as_its_word() -> None:
     """The enum is for programs; the wire has the word."""
-    written = json.loads(results.dead_lettered(EVENT_ID, None, DEAD))["data"]["reason"]
+    written = json.loads(dead_letters.dead_lettered(EVENT_ID, None, DEAD))["data"]["reason"]
 
     assert written == "not_json"
 

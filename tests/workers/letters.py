@@ -12,8 +12,8 @@ from infra.kafka.records import read_records
 from infra.settings import Settings
 from schemas.billing import SubscriptionActivated
 from schemas.catalogue import Undecodable
+from schemas.dead_letters import DeadLetterReason
 from schemas.envelope import Event
-from schemas.results import DeadLetterReason
 from tests.ledger.book import DAY, NEW_YEAR
 from workers.jobs.dead_letters import dead_letter
 

@@ -10,7 +10,7 @@ from infra.settings import Settings
 from infra.shutdown import create_stop_event
 from infra.terminal import error_console, show_progress
 from schemas.catalogue import INPUT_TOPICS
-from schemas.results import DeadLetterReason
+from schemas.dead_letters import DeadLetterReason
 from workers.commands.options import (
     MAX_INT64,
     ActorOption,

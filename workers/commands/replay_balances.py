@@ -19,9 +19,9 @@ from workers.commands.options import (
     require_operator,
     write_planned,
 )
-from workers.commands.running import Exit, run_command, tell_silent_servers
+from workers.commands.running import end_published, run_command, tell_silent_servers
 from workers.commands.views.server_parts import show_part_results, show_parts, show_resumed
-from workers.commands.views.styles import BAD, GOOD, WARN, format_count
+from workers.commands.views.styles import GOOD, WARN, format_count
 from workers.ops.operations import OngoingOperation, Operator
 from workers.ops.replay.balances import BalancesPlan, plan_balances, publish_balances
 
@@ -58,9 +58,7 @@ def balances_command(  # noqa: PLR0913 - one parameter an option
     if person is None or not plan.accounts:
         if json:
             write_planned(plan)
-        if silent := tell_silent_servers(plan.silent):
-            raise typer.Exit(silent)
-        return
+        raise typer.Exit(tell_silent_servers(plan.silent))
     confirm(f"Publish {plan.accounts:,} balances?", yes=yes)
     _show_result(_publish(plan, person), plan, json=json)
 
@@ -96,14 +94,6 @@ def _show_result(done: OngoingOperation, plan: BalancesPlan, *, json: bool) -> N
             Text(f"{format_count(done.result['sent'], 'balance')} published: operation {done.number}", style=GOOD)
         )
         show_part_results(done.result, "balance")
-        if done.result["refused"]:
-            out.print(Text(f"{format_count(done.result['refused'], 'balance')} refused by Kafka", style=BAD))
         if done.stopped:
             out.print(Text("stopped before the end: run the same command to continue", style=WARN))
-    failed = tell_silent_servers(done.failures)
-    if done.stopped:
-        raise typer.Exit(Exit.INTERRUPTED)
-    if failed:
-        raise typer.Exit(failed)
-    if done.result["refused"]:
-        raise typer.Exit(Exit.NO)
+    end_published(done)

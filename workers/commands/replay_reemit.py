@@ -23,7 +23,7 @@ from workers.commands.options import (
     require_operator,
     write_planned,
 )
-from workers.commands.running import Exit, run_command, tell_silent_servers
+from workers.commands.running import end_published, run_command, tell_silent_servers
 from workers.commands.views.replay import show_reemit_plan, show_reemit_result
 from workers.ledger.model import WorkerName
 from workers.ops.operations import OngoingOperation, Operator
@@ -92,9 +92,7 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     if person is None or not plan.count:
         if json:
             write_planned(plan)
-        if silent := tell_silent_servers(plan.silent):
-            raise typer.Exit(silent)
-        return
+        raise typer.Exit(tell_silent_servers(plan.silent))
     confirm(f"Send {plan.count:,} events?", yes=yes)
     _show_result(_reemit(selection, plan, person), plan, json=json)
 
@@ -105,13 +103,7 @@ def _show_result(done: OngoingOperation, plan: ReemitPlan, *, json: bool) -> Non
         write_planned(plan, done)
     else:
         show_reemit_result(done, plan)
-    failed = tell_silent_servers(done.failures)
-    if done.stopped:
-        raise typer.Exit(Exit.INTERRUPTED)
-    if failed:
-        raise typer.Exit(failed)
-    if done.result["refused"]:
-        raise typer.Exit(Exit.NO)
+    end_published(done)
 
 
 def _reemit(selection: RowFilter, plan: ReemitPlan, person: Operator) -> OngoingOperation:

@@ -23,9 +23,20 @@ from infra.waiting import WaitWatch, watched
 from workers.error_table import Exit, explain
 from workers.ops.books.server_locks import explaining_locks
 from workers.ops.books.shards import ServerError
+from workers.ops.operations import OngoingOperation
 from workers.rights import CHANGING, CHECKED, RIGHTS, WARNED, check_rights, explain_refusal
 
-__all__ = ["DEFECT", "Exit", "fail", "run_command", "run_process", "say_waiting", "tell_error", "tell_silent_servers"]
+__all__ = [
+    "DEFECT",
+    "Exit",
+    "end_published",
+    "fail",
+    "run_command",
+    "run_process",
+    "say_waiting",
+    "tell_error",
+    "tell_silent_servers",
+]
 
 CommandResult = TypeVar("CommandResult")
 
@@ -162,6 +173,17 @@ def tell_silent_servers(errors: Iterable[Exception]) -> Exit:
     An audit that only met another one weighs least: a server that is away, or a defect, is more to know.
     """
     return max(map(tell_error, errors), key=lambda code: (code is not Exit.TRY_LATER, code), default=Exit.DONE)
+
+
+def end_published(done: OngoingOperation) -> None:
+    """End with the exit code of a run that has published: stopped, servers left out, or records refused by Kafka."""
+    failed = tell_silent_servers(done.failures)
+    if done.stopped:
+        raise typer.Exit(Exit.INTERRUPTED)
+    if failed:
+        raise typer.Exit(failed)
+    if done.result["refused"]:
+        raise typer.Exit(Exit.NO)
 
 
 def tell_error(error: Exception) -> Exit:

@@ -10,7 +10,7 @@ from pydantic_core import to_json
 
 from infra.kafka.backwards import ReadBudget
 from schemas.catalogue import INPUT_TOPICS
-from schemas.results import DeadLetterReason
+from schemas.dead_letters import DeadLetterReason
 from workers.console import parameters
 from workers.console.balance_json import balance_history_json
 from workers.console.dead_letter_json import letter_json, letter_row_json

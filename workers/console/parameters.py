@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from schemas.catalogue import INPUT_TOPICS
-from schemas.results import DeadLetterReason
+from schemas.dead_letters import DeadLetterReason
 from workers.console.letter_cursor import cursor_text, read_cursor
 from workers.console.problems import BadRequestError
 from workers.ops.dead_letters.letters import LetterFilter

@@ -23,7 +23,7 @@ from infra.kafka.clients import reader
 from infra.kafka.records import all_partitions
 from infra.settings import RecordTime, Settings
 from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_RESULTS
-from schemas.results import DeadLetterReason
+from schemas.dead_letters import DeadLetterReason
 from workers.console.published_marks import PublishedMarks
 from workers.console.time_series import latency_class
 from workers.ledger.model import Code

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from infra.settings import Settings
 from infra.shards import settings_of_shards
-from schemas.results import DeadLetterReason
+from schemas.dead_letters import DeadLetterReason
 from workers.console.parameters import parse_places
 from workers.ledger.model import WorkerName
 from workers.ops.books.shards import has_one_server

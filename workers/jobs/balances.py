@@ -28,9 +28,9 @@ from asyncpg import Record
 
 from infra.postgres import Connection
 from infra.settings import Settings
+from schemas.balances import BALANCE_LOTS_AT_MOST, AccountBalanceData, BalanceLot, account_balance
 from schemas.catalogue import BALANCES
 from schemas.ids import balance_id
-from schemas.results import BALANCE_LOTS_AT_MOST, AccountBalanceData, BalanceLot, account_balance
 from workers.jobs.job import Batch, Decision, Job, Message, Place, Step, StoredRange
 from workers.jobs.messages import event_message
 

@@ -2,8 +2,8 @@
 
 from schemas.billing import SubscriptionPeriod
 from schemas.catalogue import Undecodable
+from schemas.dead_letters import DeadLetterReason
 from schemas.envelope import Event
-from schemas.results import DeadLetterReason
 from workers.jobs.request_job import RequestJob
 from workers.ledger.model import WorkerName
 from workers.ledger.plans import Catalogue

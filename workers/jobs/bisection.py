@@ -9,7 +9,7 @@ import structlog
 
 from infra.postgres import Connection, is_refusal
 from schemas.catalogue import Undecodable
-from schemas.results import DeadLetterReason
+from schemas.dead_letters import DeadLetterReason
 from workers.jobs.balances import drop_superseded
 from workers.jobs.job import Batch, Decision, Job, Message
 from workers.ledger.accounts import lock_accounts

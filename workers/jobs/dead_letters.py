@@ -11,9 +11,9 @@ from aiokafka.structs import ConsumerRecord
 
 from infra.clock import EPOCH, from_milliseconds
 from schemas.catalogue import DEAD_LETTERS, Undecodable
+from schemas.dead_letters import DeadLetterCut, DeadLetterHeader, DeadLetterOrigin, dead_lettered
 from schemas.envelope import ID_PATTERN
 from schemas.ids import dead_letter_id
-from schemas.results import DeadLetterCut, DeadLetterHeader, DeadLetterOrigin, dead_lettered
 from workers.jobs.job import Message
 from workers.jobs.messages import event_message
 from workers.ledger.model import Place

@@ -18,7 +18,7 @@ from infra.clock import from_milliseconds
 from infra.postgres import Connection, Pool
 from infra.settings import RecordTime
 from schemas.catalogue import Undecodable
-from schemas.results import DeadLetterReason
+from schemas.dead_letters import DeadLetterReason
 
 __all__ = ["SetAside", "TimePolicy", "read_set_backs", "read_time_policy"]
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from infra.postgres import Connection
 from schemas.catalogue import Undecodable
+from schemas.dead_letters import DeadLetterReason
 from schemas.envelope import Event
-from schemas.results import DeadLetterReason
 from workers.jobs.job import Batch, Decision, Message, StoredRange
 from workers.jobs.partitioning_check import PartitioningCheck
 from workers.jobs.result_events import decision_from

@@ -10,22 +10,11 @@ from datetime import datetime
 from typing import Any, Final
 
 from schemas.catalogue import CREDIT_EVENTS, EXPIRY_TICKS, SEND_RESULTS, Undecodable
+from schemas.decisions import billing_decided, report_decided, send_decided, tick_decided
 from schemas.ids import answer_id, conflict_id, movement_id, tick_answer_id, tick_conflict_id
-from schemas.results import (
-    Source,
-    billing_decided,
-    credits_exhausted,
-    credits_expired,
-    credits_expiring_soon,
-    credits_forfeited,
-    credits_granted,
-    credits_low,
-    credits_reversed,
-    credits_voided,
-    report_decided,
-    send_decided,
-    tick_decided,
-)
+from schemas.movements import credits_expired, credits_forfeited, credits_granted, credits_reversed, credits_voided
+from schemas.notices import credits_exhausted, credits_expiring_soon, credits_low
+from schemas.outgoing import Source
 from workers.jobs.job import Decision, Message
 from workers.jobs.messages import event_message
 from workers.ledger.model import ACCEPTED, Code, Entry, Place, Tick, WorkerName

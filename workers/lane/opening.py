@@ -1,8 +1,8 @@
 """Where each of some lanes begins, and what an earlier owner left to publish: the end of opening them (`turn.py`)."""
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import structlog
 from aiokafka import TopicPartition
@@ -27,6 +27,7 @@ from workers.lane.recovery import check_start, check_topic
 __all__ = ["Opening", "split_by_last_owner"]
 
 Transact = Callable[[Sequence[Message], Mapping[TopicPartition, int]], Awaitable[TransactionTimes]]
+Begin = Callable[[Sequence[Lane], Coroutine[Any, Any, None]], None]
 
 
 class _Start(NamedTuple):
@@ -92,12 +93,13 @@ class Opening:
                 lane.row.halted = lane.row.not_held  # it is logged once
         return [lane for lane in lanes if lane.row.not_held is None]
 
-    async def open(self, lanes: Sequence[Lane], transact: Transact) -> None:
+    async def open(self, lanes: Sequence[Lane], transact: Transact, begin: Begin) -> None:
         """Open lanes together; one that cannot be opened fails alone.
 
         Args:
             lanes: acquired by their owner, which is at no turn of theirs.
             transact: publishes in a Kafka transaction of the owner's.
+            begin: begins an opening of the owner's, of lanes that take longer than the others.
 
         Raises:
             KafkaError, OSError, PostgresError: when that is true of all of them.
@@ -112,8 +114,9 @@ class Opening:
             return
         starts = await self._find_starts(lanes)
         await self._begin_all({lane: start for lane, start in starts.items() if start.doubt is None}, transact)
-        # The others last: whole topics may have to be read for them.
-        await self._begin_all({lane: start for lane, start in starts.items() if start.doubt is not None}, transact)
+        # Whole topics may have to be read for the others: a lane that has failed meanwhile is opened again beside that.
+        if doubtful := {lane: start for lane, start in starts.items() if start.doubt is not None}:
+            begin(list(doubtful), self._begin_all(doubtful, transact))
 
     async def _prepare(self, lane: Lane, partitions: int, transact: Transact) -> None:
         await agree_on_partitions(self._pool, self._rows.topic, partitions)
@@ -199,13 +202,18 @@ class Opening:
         lane.open(offset)
 
     async def _publish_from_books(self, lane: Lane, gone: StoredRange, transact: Transact) -> None:
-        async with self._pool.acquire() as connection:
-            messages = await self._job.replay_answers(connection, lane.partition, gone)
-        offsets = {lane.place: gone.end}
-        if lane.published_answers is not None:
-            messages, offsets = lane.published_answers.drop_published(messages, offsets)
-        times = await transact(messages, offsets)
-        lane.note_published(gone.end, times.received_at, is_committed=bool(offsets))
+        """Publish what is stored of records that are gone, in parts: after a rewind it may be days of them."""
+        size = self._settings.batch_records
+        for start in range(gone.start, gone.end, size):
+            part = gone._replace(start=start, end=min(start + size, gone.end))
+            async with self._pool.acquire() as connection:
+                messages = await self._job.replay_answers(connection, lane.partition, part)
+            offsets = {lane.place: part.end}
+            if lane.published_answers is not None:
+                messages, offsets = lane.published_answers.drop_published(messages, offsets)
+            times = await transact(messages, offsets)
+            lane.note_published(part.end, times.received_at, is_committed=bool(offsets))
+            lane.health.steps()
 
     async def _for_each(
         self,

@@ -67,7 +67,7 @@ class LaneOwner:
         self._stopping, self._failures = False, 0  # failures in a row
         self._changed = asyncio.Event()  # something arrived, failed, or was asked for
         self._turns = TurnQueue(self._changed.set, self._job.gather_seconds)
-        self._openings = Openings(self._changed.set)
+        self._openings = Openings(self._changed.set, self._fail_to_open)
         self._one_transaction = asyncio.Lock()
         self._failed: Exception | None = None  # of a transaction, or outside of the turns
 
@@ -123,25 +123,19 @@ class LaneOwner:
 
     async def _open(self, lanes: list[Lane]) -> None:
         """Acquire lanes, fencing their last owners, and find out where each begins."""
-        try:
-            lanes = await self._opening.read(lanes)  # 1
-            # One that was frozen must not take lanes from its successor in turn; (3) sees one that comes after (1).
-            await self._opening.check_membership()
-        except (FencedError, *SERVER_ERRORS) as error:
-            self._fail_to_open(lanes, error)
-        else:
-            for gone, part in split_by_last_owner(lanes, self._name):
-                self._openings.begin(part, self._acquire(part, gone))
+        lanes = await self._opening.read(lanes)  # 1
+        # One that was frozen must not take lanes from its successor in turn; (3) sees one that comes after (1).
+        await self._opening.check_membership()
+        for gone, part in split_by_last_owner(lanes, self._name):
+            self._openings.begin(part, self._acquire(part, gone))
 
     async def _acquire(self, lanes: list[Lane], gone: set[str]) -> None:
-        try:
-            await fence_producers(self._settings, gone)  # 2
-            acquired = await self._rows.acquire([lane.row for lane in lanes], self._name)  # 3
-            for lane in [lane for lane in lanes if lane.row not in acquired]:
-                lane.fail(FencedError("another owner acquired it meanwhile"))
-            await self._opening.open([lane for lane in lanes if lane.row in acquired], self._transact)  # 4
-        except (FencedError, *SERVER_ERRORS) as error:
-            self._fail_to_open(lanes, error)
+        await fence_producers(self._settings, gone)  # 2
+        acquired = await self._rows.acquire([lane.row for lane in lanes], self._name)  # 3
+        for lane in [lane for lane in lanes if lane.row not in acquired]:
+            lane.fail(FencedError("another owner acquired it meanwhile"))
+        opened = [lane for lane in lanes if lane.row in acquired]
+        await self._opening.open(opened, self._transact, self._openings.begin)  # 4
 
     def _fail_to_open(self, lanes: Sequence[Lane], error: Exception) -> None:
         if not (isinstance(error, FencedError) or is_retriable(error)):

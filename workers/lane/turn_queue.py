@@ -43,13 +43,12 @@ class TurnQueue:
         self._publishing: asyncio.Task[None] | None = None  # the turn that was published last, or is being
         self._deciding: list[Sequence[Lane]] = []
         self._is_alone = False  # no other turn may be decided now
-        self._unpublished = 0  # turns that are decided and wait for the one before
 
     @property
     def is_full(self) -> bool:
         """Whether no further turn may begin now."""
         has_failed = any(turn.done() and (turn.cancelled() or turn.exception()) for turn in self._turns)
-        must_wait = self._unpublished > 0 and not self._is_gathering
+        must_wait = len(self._decided) > 0 and not self._is_gathering  # one waits for what is being published
         return has_failed or must_wait or self._is_alone or len(self._deciding) >= _MOST_DECIDED
 
     @property
@@ -83,16 +82,14 @@ class TurnQueue:
         self._changed()
         if before is not None:
             if not before.done():
-                self._unpublished += 1
                 self._hurry_if_full()
                 await asyncio.wait([before])
-                self._unpublished -= 1
-                self._changed()
             before.result()  # nothing is published after a turn that was not
         if this in self._decided:  # else it was published with one before it
             await self._gather()
             if decided := self._take_decided(this):
                 self._publishing = this
+                self._changed()
                 await publish(decided)
                 self._published_at = monotonic()
 
@@ -101,6 +98,7 @@ class TurnQueue:
         seconds = self._published_at + self._gather_seconds - monotonic()
         if seconds > 0:
             self._is_gathering = True
+            self._changed()
             self._hurry_if_full()
             await wait_for_event(self._hurry, seconds)
             self._is_gathering = False
@@ -148,4 +146,4 @@ class TurnQueue:
         self._turns.clear()
         self._decided.clear()
         self._deciding.clear()
-        self._unpublished, self._is_alone, self._is_gathering = 0, False, False
+        self._is_alone, self._is_gathering = False, False

@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from math import ceil
 from time import monotonic
 
 from aiokafka import TopicPartition
@@ -47,8 +48,10 @@ class Wait:
         return 0.0 if self.offset is None else monotonic() - self.began
 
     def postpone(self) -> None:
-        """Look again in a moment, later the longer the wait."""
-        self.look_at = monotonic() + min(max(_LOOK_SECONDS[0], self.seconds / 20), _LOOK_SECONDS[1])
+        """Look again in a moment, later the longer the wait; when other lanes look: one question serves all of them."""
+        least, most = _LOOK_SECONDS
+        at = monotonic() + min(max(least, self.seconds / 20), most)
+        self.look_at = ceil(at / least) * least
 
     def end(self) -> None:
         """Wait no longer."""

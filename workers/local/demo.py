@@ -18,7 +18,7 @@ from infra.local.directories import keep_logs
 from infra.local.stack import LocalStack
 from infra.settings import RecordTime, Settings
 from infra.terminal import Reporter, console
-from schemas.results import DeadLettered
+from schemas.dead_letters import DeadLettered
 from workers.commands.views.books import show_audit, show_statement
 from workers.commands.views.lag import show_lag
 from workers.commands.views.results import show_result

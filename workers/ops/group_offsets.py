@@ -1,8 +1,9 @@
 """Consumer groups seen from outside: their members, and setting the offsets of a group without members."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from time import monotonic
+from typing import NamedTuple, TypeVar
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -18,9 +19,13 @@ from infra.kafka.transactions import fence_producers
 from infra.settings import Settings
 from workers.ops.operations import RefusedError
 
-__all__ = ["GroupDescription", "describe_group", "set_offsets", "wait_until_empty"]
+__all__ = ["GroupDescription", "ask_coordinator", "describe_group", "set_offsets", "wait_until_empty"]
 
+_Answer = TypeVar("_Answer")
+
+_LOADING = (CoordinatorLoadInProgressError, GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError)
 _POLL_SECONDS = 0.5
+_LOADING_SECONDS = 0.2  # until a coordinator that loads or moves is asked again
 _EMPTY_STATES = ("Empty", "Dead")  # Kafka also reports an unknown group as dead
 
 
@@ -35,6 +40,24 @@ class GroupDescription(NamedTuple):
     def empty(self) -> bool:
         """Whether the group has no members."""
         return self.state in _EMPTY_STATES and not self.members
+
+
+async def ask_coordinator(ask: Callable[[], Awaitable[_Answer]], deadline: float) -> _Answer:
+    """Return a coordinator's answer; ask again while it loads or moves, until a time of the monotonic clock.
+
+    A new cluster has no coordinator until it is asked.
+
+    Raises:
+        KafkaError: when it does not answer, or loads still at the deadline.
+
+    """
+    while True:
+        try:
+            return await ask()
+        except _LOADING:
+            if monotonic() > deadline:
+                raise
+        await asyncio.sleep(_LOADING_SECONDS)
 
 
 async def describe_group(admin: AIOKafkaAdminClient, group: str) -> GroupDescription:
@@ -75,7 +98,7 @@ async def wait_until_empty(
     while not stop.is_set():
         try:
             found = await describe_group(admin, group)
-        except (GroupCoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorForGroupError):
+        except _LOADING:
             if clock() > deadline:
                 raise
         else:

@@ -8,9 +8,10 @@ from uuid import UUID
 
 from aiokafka.structs import ConsumerRecord
 
+from schemas.balances import account_balance
 from schemas.catalogue import CATALOGUE, SEND_REQUESTS, Undecodable
+from schemas.dead_letters import DeadLetterReason
 from schemas.ids import balance_id
-from schemas.results import DeadLetterReason, account_balance
 from workers.jobs.dead_letters import dead_letter
 from workers.jobs.result_events import result_event, tick_messages
 from workers.ledger.model import Entry, Tick

@@ -15,8 +15,8 @@ from infra.clock import LATEST
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, fingerprint
+from schemas.dead_letters import DeadLetterReason
 from schemas.envelope import Event
-from schemas.results import DeadLetterReason
 from schemas.sends import SendUndeliverable
 from schemas.ticks import ExpiryTick
 from tests.ledger.book import DAY, NEW_YEAR, Book

@@ -8,8 +8,8 @@ import pytest
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import fingerprint
+from schemas.dead_letters import DeadLetterReason
 from schemas.envelope import Event
-from schemas.results import DeadLetterReason
 from tests.ledger.book import Book
 from tests.workers.life import in_partition
 from workers.jobs.billing import BillingJob

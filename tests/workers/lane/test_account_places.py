@@ -21,7 +21,7 @@ from workers.jobs.partitioning_check import OTHERS, SOURCES
 from workers.jobs.send import SendJob
 from workers.lane import lane
 from workers.ledger.plans import load_catalogue
-from workers.ops.books.metrics_exporter import read_once
+from workers.ops.books.metrics_exporter import read_servers_once
 from workers.ops.lag import observer
 from workers.ops.topics.plan import apply_topics, plan_topics
 
@@ -219,7 +219,7 @@ async def test_who_sends_misplaced_records_is_kept_and_shown(cluster: Settings, 
         notes = [each.note for each in found.groups[0].partitions]
     words = "3 records of other partitions' accounts came from /crm, /web"
     assert [words] == [note for note in notes if note]
-    page = (await read_once(cluster)).decode()
+    page = (await read_servers_once(cluster))[0].decode()
     assert 'inmail_misplaced_records_total{source="/crm",topic="inmail.send-requests"} 2.0' in page
 
 

@@ -13,7 +13,7 @@ from infra.clock import utc_now
 from infra.postgres import Connection
 from infra.settings import Settings, load_settings
 from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS, Undecodable
-from schemas.results import DeadLetterReason
+from schemas.dead_letters import DeadLetterReason
 from tests.workers.life import in_partition, living, once_each
 from tests.workers.wire import Raw, ends, publish, read, read_to_end, send
 from workers.errors import BreakerError

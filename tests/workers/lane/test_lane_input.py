@@ -27,8 +27,8 @@ from schemas.catalogue import (
     SEND_RESULTS,
     Undecodable,
 )
+from schemas.dead_letters import DeadLetterReason
 from schemas.envelope import Event, encode
-from schemas.results import DeadLetterReason
 from tests.ledger.book import DAY, NEW_YEAR, Book, pick
 from tests.workers.wire import ends, promotion, publish, read, read_to_end, send, working
 from workers.jobs.billing import BillingJob

@@ -19,8 +19,8 @@ from schemas.catalogue import (
     EXPIRY_TICKS,
     fingerprint,
 )
+from schemas.decisions import TickDecided
 from schemas.envelope import Event, encode
-from schemas.results import TickDecided
 from schemas.ticks import ExpiryTick
 from tests.ledger.book import DAY, Book, pick
 from tests.workers.life import in_partition

@@ -1,7 +1,8 @@
 """How an owner opens lanes: what keeps one of them keeps no other, and lanes may leave at any moment."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from time import monotonic
 from unittest.mock import AsyncMock, Mock
 
@@ -11,14 +12,17 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, KafkaTimeoutError, UnknownTopicOrPartitionError
 from structlog.testing import capture_logs
 
+from infra.kafka.transactions import Message, TransactionTimes
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS
 from tests.workers.wire import eventually
+from workers.jobs.job import StoredRange
 from workers.jobs.send import SendJob
 from workers.lane import opening, turn
 from workers.lane.lane import Lane
 from workers.lane.lane_rows import LaneRow, LaneRows
 from workers.lane.opening import Opening
+from workers.lane.openings import Openings
 from workers.lane.readback import Doubt
 from workers.lane.recovery import CommittedOffsetCheck
 from workers.lane.turn import LaneOwner
@@ -63,7 +67,7 @@ async def test_lanes_that_were_given_back_do_not_wait_for_what_has_to_be_fenced(
     async def acquire(rows: Sequence[LaneRow], _: str) -> Sequence[LaneRow]:
         return rows
 
-    async def open_all(found: Iterable[Lane], _: object) -> None:
+    async def open_all(found: Iterable[Lane], *_: object) -> None:
         for lane in found:
             lane.open(0)
 
@@ -149,7 +153,7 @@ def open_lanes(
 
         monkeypatch.setattr(opening_, "_prepare", AsyncMock())
         monkeypatch.setattr(opening_, "_find_starts", note)
-        await opening_.open(lanes, AsyncMock())
+        await opening_.open(lanes, AsyncMock(), Mock())
         return asked
 
     return lambda consumer: asyncio.ensure_future(run(consumer))
@@ -195,18 +199,122 @@ async def test_lanes_without_a_doubt_do_not_wait_for_what_is_read_for_others(
     monkeypatch.setattr(opening, "scan_published", scan)
     monkeypatch.setattr(opening_, "_prepare", AsyncMock())
     monkeypatch.setattr(opening_, "_find_starts", starts)
+    openings = Openings(Mock(), Mock())
     with capture_logs() as logs:
-        running = asyncio.create_task(opening_.open(lanes, AsyncMock()))
-        await asyncio.wait([running], timeout=0.1)
+        await opening_.open(lanes, AsyncMock(), openings.begin)
         first = [lane.is_open for lane in lanes]
         scanned.set()
-        await running
+        await asyncio.wait(list(openings._tasks), timeout=5)
+    openings.raise_failures()
 
     assert [False, True] == first
     assert [True, True] == [lane.is_open for lane in lanes]
     assert lanes[0].published_answers is not None
     assert lanes[1].published_answers is None
     assert [[1], [0]] == [log["partitions"] for log in logs if log["event"] == "lanes_open"]
+
+
+async def test_a_lane_that_fails_does_not_wait_for_what_is_read_for_others(
+    owner: LaneOwner, lanes: list[Lane], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that has just come back tells an offset that is not believed, and the right one a moment later."""
+    scanning = asyncio.Event()
+    consumer = Mock(has_leader=lambda place: place.partition == 0, partitions_for_topic=lambda _: {0, 1})
+    opening_ = _opening(owner._settings, consumer)
+
+    async def scan(*_: object) -> dict[TopicPartition, object]:
+        scanning.set()
+        return await asyncio.Event().wait()  # type: ignore[return-value]
+
+    async def acquire(rows: Sequence[LaneRow], _: str) -> Sequence[LaneRow]:
+        return rows
+
+    async def starts(found: list[Lane]) -> dict[Lane, object]:
+        return {lane: opening._Start(3, 0, Doubt(range(3, 5), None)) for lane in found}
+
+    monkeypatch.setattr(opening, "scan_published", scan)
+    monkeypatch.setattr(opening_, "_prepare", AsyncMock())
+    monkeypatch.setattr(opening_, "_find_starts", starts)
+    monkeypatch.setattr(turn, "fence_producers", AsyncMock())
+    monkeypatch.setattr(owner, "_opening", opening_)
+    monkeypatch.setattr(owner, "_rows", Mock(acquire=acquire))
+    owner._openings.begin(lanes, owner._acquire(lanes, set()))
+    async with asyncio.timeout(5):
+        await scanning.wait()
+    owner._openings.raise_failures()
+    under_way = owner._openings.lanes
+    await owner._openings.end()
+
+    assert lanes[1].open_at > 0
+    assert {lanes[0]} == under_way
+
+
+async def test_no_opening_goes_on_that_another_began_as_it_was_cancelled(owner: LaneOwner, lanes: list[Lane]) -> None:
+    """`asyncio.wait_for` swallows that where its answer comes in this moment; lanes that left would be acquired."""
+    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    states: list[str] = []
+
+    async def acquire() -> None:
+        states.append("began")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            states.append("ended")
+
+    async def read() -> None:
+        await asyncio.wait_for(answer, 60)  # as aiokafka waits for each answer
+        owner._openings.begin(lanes, acquire())
+
+    owner._openings.begin(lanes, read())
+    await asyncio.sleep(0)
+    answer.set_result(None)
+    await owner._openings.end()
+    await asyncio.sleep(0)
+
+    assert states in ([], ["began", "ended"])
+
+
+async def test_an_opening_that_goes_on_is_cancelled_once_more(
+    owner: LaneOwner, lanes: list[Lane], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be reading whole topics, for minutes: all lanes would wait for the end of that."""
+    monkeypatch.setattr("workers.lane.openings._END_SECONDS", 0.05)
+    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def read() -> None:
+        await asyncio.wait_for(answer, 60)
+        await asyncio.sleep(60)
+
+    owner._openings.begin(lanes, read())
+    await asyncio.sleep(0)
+    answer.set_result(None)
+    async with asyncio.timeout(5):
+        await owner._openings.end()
+
+    assert set() == owner._openings.lanes
+
+
+async def test_what_the_input_no_longer_has_is_published_in_parts(unasked: Settings, lanes: list[Lane]) -> None:
+    """After a rewind it may be days of records: one transaction could not take them in its time, and would not ever."""
+    step = unasked.batch_records
+    ranges: list[StoredRange] = []
+    offsets: list[Mapping[TopicPartition, int]] = []
+
+    async def replay(_: object, __: int, stored: StoredRange) -> list[Message]:
+        ranges.append(stored)
+        return []
+
+    async def transact(_: object, to_commit: Mapping[TopicPartition, int]) -> TransactionTimes:
+        offsets.append(to_commit)
+        return TransactionTimes(0.0, 0.0)
+
+    clients = Mock(pool=Mock(acquire=nullcontext))
+    opening_ = Opening(Mock(replay_answers=replay), clients, Mock(topic=SEND_REQUESTS), unasked)
+    await opening_._publish_from_books(lanes[0], StoredRange(7, 2 * step + 9), transact)
+
+    assert [(7, step + 7), (step + 7, 2 * step + 7), (2 * step + 7, 2 * step + 9)] == [each[:2] for each in ranges]
+    assert [{lanes[0].place: end} for _, end, *_ in ranges] == offsets
+    assert 2 * step + 9 == lanes[0].row.published
 
 
 async def test_an_open_lane_is_looked_at_in_time_while_its_opening_works_on_others(

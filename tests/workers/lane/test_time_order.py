@@ -9,7 +9,7 @@ from random import Random
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import AsyncMock
+from unittest.mock import AsyncMock, Mock
 from uuid import UUID, uuid4
 
 import pytest
@@ -37,6 +37,7 @@ from workers.lane.lane_rows import LaneRows
 from workers.lane.partition_bounds import PartitionBounds
 from workers.lane.recovery import CommittedOffsetCheck
 from workers.lane.time_order import Order, Received
+from workers.lane.wait import Wait
 from workers.ledger.plans import load_catalogue
 from workers.telemetry.health import Health
 
@@ -99,6 +100,18 @@ async def test_a_turn_asks_once_for_all_its_lanes(unasked: Settings) -> None:
     assert [set().union(*map(_neighbours, range(12)))] == broker.asked
     assert 1 == pool.fetch.await_count
     assert {each.lane for each in received} == decidable.keys()
+
+
+def test_lanes_that_wait_at_once_look_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look is a question to Postgres, whether for one lane or for all."""
+    waits = [Wait() for _ in range(3)]
+    for wait, now in zip(waits, (100.0005, 100.002, 100.0035), strict=True):
+        monkeypatch.setattr("workers.lane.wait.monotonic", lambda now=now: now)
+        wait.begin([Mock(offset=1)])
+        wait.postpone()
+
+    assert 1 == len({wait.look_at for wait in waits})
+    assert 100.0085 <= waits[0].look_at <= 100.0151
 
 
 async def test_a_partition_that_tells_no_end_holds_only_the_lanes_that_wait_for_it(unasked: Settings) -> None:

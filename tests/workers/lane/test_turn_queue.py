@@ -176,6 +176,22 @@ async def test_turns_of_few_records_are_published_together() -> None:
     assert [[0], [1, 2, 3]] == turns.together
 
 
+async def test_the_next_turn_is_decided_while_those_before_it_are_published_together() -> None:
+    """As while one is published alone: what other workers wait for is stored sooner."""
+    turns = await _gathering()
+    turns.publications[1].clear()
+    for number in (1, 2):
+        await turns.begin(number)
+        turns.decisions[number].set_result(None)
+    finishing = asyncio.create_task(turns.queue.finish())
+    await _settle()
+    assert [[0], [1, 2]] == turns.together
+    assert not turns.queue.is_full
+
+    turns.publications[1].set()
+    await finishing
+
+
 async def test_nothing_is_published_before_a_turn_that_is_not_decided() -> None:
     """Its offsets would be written after newer ones."""
     turns = await _gathering()

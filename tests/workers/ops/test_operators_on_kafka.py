@@ -18,8 +18,8 @@ from structlog.testing import capture_logs
 from infra.kafka.clients import admin_client, create_consumer, create_producer, partition_of, reader
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
+from schemas.dead_letters import DeadLetterReason
 from schemas.envelope import Event, encode
-from schemas.results import DeadLetterReason
 from schemas.ticks import ExpiryTick, ExpiryTickData
 from tests.workers.wire import ends, promotion, read, send, settled, working
 from workers.jobs import partitioning_check

@@ -24,7 +24,7 @@ from workers.errors import FencedError, StuckError
 from workers.ops.books import metrics_exporter
 from workers.ops.books.lane_metrics import LaneReader, LaneState
 from workers.ops.books.lanes import LaneProgress
-from workers.ops.books.metrics_exporter import read_once
+from workers.ops.books.metrics_exporter import read_servers_once
 from workers.telemetry import render
 from workers.telemetry.answer_times import AnswerTimes
 from workers.telemetry.health import Health
@@ -274,7 +274,7 @@ async def test_the_same_is_told_once_without_a_server(cluster: Settings) -> None
     connection = await connect_database(cluster)
     await connection.execute("update lanes set next_offset = next_offset + 7 where topic = $1", EXPIRY_TICKS)
     await connection.close()
-    seen = Scrape((await read_once(cluster)).decode())
+    seen = Scrape((await read_servers_once(cluster))[0].decode())
 
     assert 7 * cluster.topic_partitions == seen.value("inmail_unpublished_records", topic=EXPIRY_TICKS)
     assert 0 == seen.value("inmail_unpublished_records", topic=SEND_REQUESTS)

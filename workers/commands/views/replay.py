@@ -6,7 +6,7 @@ from rich.text import Text
 
 from infra.terminal import console, create_table
 from workers.commands.views.server_parts import show_part_results, show_parts, show_resumed
-from workers.commands.views.styles import BAD, GOOD, WARN, format_count
+from workers.commands.views.styles import GOOD, WARN, format_count
 from workers.ledger.model import WorkerName
 from workers.ops.operations import OngoingOperation
 from workers.ops.replay import reemit_plan
@@ -80,10 +80,6 @@ def show_reemit_result(done: OngoingOperation, plan: reemit_plan.ReemitPlan) -> 
     result = done.result
     out.print(Text(f"{format_count(result['sent'], 'event')} sent: operation {done.number}", style=GOOD))
     show_part_results(result, "event")
-    for each in (named for of in (result, *result.get("servers", ())) for named in of.get("first_refused", ())):
-        out.print(Text.assemble(("not sent: ", BAD), f"{each['account']}: {each['why']}"), soft_wrap=True)
-    if result["refused"]:
-        out.print(Text(f"{format_count(result['refused'], 'event')} refused by Kafka", style=BAD))
     if done.stopped:
         left = plan.count - result["sent"] - result["refused"]
         out.print(Text.assemble((f"{format_count(left, 'event')} left: ", WARN), "run the same command to continue"))

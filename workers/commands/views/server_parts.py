@@ -40,11 +40,16 @@ def show_parts(servers: ServerParts[Plan] | None, what: str, count: Callable[[Pl
 
 
 def show_part_results(result: dict[str, Any], what: str) -> None:
-    """Show what came of each server's part; nothing where there is one server."""
+    """Show what came of each of several servers' parts, and what Kafka refused of all."""
+    out = console()
     for entry in result.get("servers", ()):
         text = format_count(entry.get("sent", 0), what)
         if refused := entry.get("refused"):
             text += f", {refused:,} refused"
         if not entry["finished"]:
             text += ", not finished"
-        console().print(Text(f"  {entry['server']}: {text}", style=DIM if entry["finished"] else WARN), soft_wrap=True)
+        out.print(Text(f"  {entry['server']}: {text}", style=DIM if entry["finished"] else WARN), soft_wrap=True)
+    for each in (named for of in (result, *result.get("servers", ())) for named in of.get("first_refused", ())):
+        out.print(Text.assemble(("not sent: ", BAD), f"{each['account']}: {each['why']}"), soft_wrap=True)
+    if result["refused"]:
+        out.print(Text(f"{format_count(result['refused'], what)} refused by Kafka", style=BAD))

@@ -190,7 +190,7 @@ as $$
         (
             select sum(l.granted) from lots as l
             where
-                l.account = p_request.account
+                l.account = p_request.account and l.lot >= first.lot
                 and exists (select from kept as k where l.lot = k.lot or l.tops_up = k.lot)
         )
     from lots as first

@@ -64,7 +64,7 @@ as $$
     select share_most(p_change, least(p_change_ends, month_from(p_change)), p_starts, p_ends);
 $$;
 
--- The plan at an instant. The latest event tells it from its period on; before that, what began by then.
+-- The plan at an instant. The latest event tells it from its first month on; before that, what began by then.
 create or replace function plan_at(p_account bigint, p_subscription_id text, p_at timestamptz)
 returns text
 language sql stable
@@ -215,7 +215,8 @@ as $$
                 where not stays.for_change or l.period_start = p_month.starts
             ) as tops_up -- is this month's own already
         from lots as x
-        where x.account = p_account and (x.lot = l.lot or x.tops_up = l.lot)
+        -- What tops a lot up opened after it: no older lots are read, since their number grows for ever.
+        where x.account = p_account and x.lot >= l.lot and (x.lot = l.lot or x.tops_up = l.lot)
     ) as gave on true;
 $$;
 

@@ -48,6 +48,7 @@ begin
         granted_by := null;
         change := null;
         told_by := null;
+        to_open := null;
         outdated := false;
         if s.changed_at is not null and (p.annual or not p.is_change) then
             first := p;
@@ -112,9 +113,9 @@ begin
             return query select * from close_old_lots(r, p, periods, later);
         end if;
         if not outdated then
-            perform note_period(
-                r, p, anchor, periods[1].ends, case when p.credits > 0 then (to_open[1]).starts end
-            );
+            -- It tells its plan from the first month on that no other event has: one before may be another plan's.
+            p.period_start := coalesce((to_open[1]).starts, p.period_start);
+            perform note_period(r, p, anchor, periods[1].ends);
         end if;
         if p.is_change then
             return query select * from change_plan(r, p, periods, p_validity);

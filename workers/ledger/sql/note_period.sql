@@ -6,9 +6,9 @@
 -- where a change that begins before it is to another plan or has freed it. (Plans and ends are null where a version
 -- before noted none.)
 --
--- Part of grant_period, before its lots open: p_opens is where the first of them begins.
+-- Part of grant_period, before its lots open.
 create or replace function note_period(
-    p_request request, p_period told_period, p_anchor_day smallint, p_ends timestamptz, p_opens timestamptz
+    p_request request, p_period told_period, p_anchor_day smallint, p_ends timestamptz
 )
 returns void
 language sql volatile
@@ -62,13 +62,13 @@ as $$
     where
         p_period.is_change and s.account = p_request.account and s.subscription_id = p_period.subscription_id;
 
-    select note_told(p_request.account, p_period, p_opens);
+    select note_told(p_request.account, p_period);
 $$;
 
--- Notes a period of another plan than the one known that opens no lot which tells of it: its first lot begins at
--- another time (p_opens), or none opens, or the latest change before it was to another plan. What was noted for the
--- same start goes; a change removes what was noted of other plans from its own start up to the next change.
-create or replace function note_told(p_account bigint, p_period told_period, p_opens timestamptz)
+-- Notes a period of another plan than the one known that no lot tells of: none opens, or the latest change before it
+-- was to another plan. What was noted for the same start goes; a change removes what was noted of other plans from its
+-- own start up to the next change.
+create or replace function note_told(p_account bigint, p_period told_period)
 returns void
 language sql volatile
 as $$
@@ -90,7 +90,7 @@ as $$
         where
             not p_period.is_change
             and (
-                p_opens is distinct from p_period.period_start
+                p_period.credits = 0
                 or exists (
                     select from change_at(p_account, p_period.subscription_id, p_period.period_start) as c
                     where c.plan is distinct from p_period.plan
@@ -105,7 +105,7 @@ as $$
         s.account = p_account and s.subscription_id = p_period.subscription_id
         and case
             when p_period.is_change then s.told_starts <> '{}'
-            when p_opens = p_period.period_start and s.told_starts = '{}' and s.changed_at is null then false
+            when p_period.credits > 0 and s.told_starts = '{}' and s.changed_at is null then false
             else plan_begun(s.account, s.subscription_id, p_period.period_start) is distinct from p_period.plan
         end;
 $$;

@@ -14,7 +14,6 @@ as $$
 declare
     r request;
     told jsonb;
-    known integer;
     left_ integer[];
     code text;
     before bigint;
@@ -22,15 +21,17 @@ begin
     for i in 1 .. cardinality(p_requests) loop
         r := p_requests[i];
         told := jsonb_build_object('grant_id', p_grant_ids[i], 'reason', p_reasons[i]);
-        select count(*), array_agg(l.lot order by l.lot) filter (where l.open and r.as_of < l.expires_at)
-        into known, left_
+        select array_agg(l.lot order by l.lot) into left_
         from lots as l
-        where l.account = r.account and l.request_id = p_grant_ids[i];
+        where l.account = r.account and l.open and l.request_id = p_grant_ids[i] and r.as_of < l.expires_at;
 
         code := case
             when is_erased(r.account) then 'account_erased'
-            when known = 0 then 'unknown_grant'
-            when left_ is null then 'grant_ended'
+            when left_ is not null then null
+            -- Closed lots, whose number grows for ever, are read for a refusal only.
+            when exists (select from lots as l where l.account = r.account and l.request_id = p_grant_ids[i])
+                then 'grant_ended'
+            else 'unknown_grant'
         end;
         if code is not null then
             return next book(r, code, p_details => told);

@@ -38,7 +38,7 @@ from workers.telemetry import metric_table
 from workers.telemetry.collectors import gauge
 from workers.telemetry.worker_metrics import render_metrics
 
-__all__ = ["CREDITS_SECONDS", "LANES_SECONDS", "Periods", "read_once", "read_servers_once", "run_observer"]
+__all__ = ["CREDITS_SECONDS", "LANES_SECONDS", "Periods", "read_servers_once", "run_observer"]
 
 CREDITS_SECONDS = 60.0
 LANES_SECONDS = 10.0
@@ -211,11 +211,6 @@ class _ExporterContext:
             holdings = ONE_SERVER if len(self.observed.servers) == 1 else await read_holdings(connection)
             server.shard = holdings.shard
             yield connection, holdings
-
-
-async def read_once(settings: Settings) -> bytes:
-    """Return the first part of what `read_servers_once` returns, and raise the same."""
-    return (await read_servers_once(settings))[0]
 
 
 async def read_servers_once(settings: Settings) -> tuple[bytes, list[ServerError]]:

@@ -13,7 +13,7 @@ from uuid import UUID
 from infra.postgres import Connection
 from schemas.catalogue import EXPIRY_TICKS, INPUT_TOPICS, Undecodable, decode, fingerprint
 from schemas.envelope import Event
-from workers.ops.dead_letters.letters import DeadLetter, FoundLetters
+from workers.ops.dead_letters.letters import DeadLetter
 
 __all__ = [
     "LetterHistory",
@@ -22,7 +22,6 @@ __all__ = [
     "StoredAnswer",
     "decode_message",
     "letter_key",
-    "make_histories",
     "merge_redrives",
     "read_answers",
     "read_letter_answers",
@@ -191,20 +190,3 @@ async def read_letter_answers(
         if isinstance(event := decode_message(letter), Event):
             decodable[letter_key(letter)] = (letter.origin_topic, letter.origin_partition, event)
     return dict(zip(decodable, await read_answers(connection, list(decodable.values())), strict=True))
-
-
-def make_histories(
-    found: FoundLetters,
-    redrives: Mapping[LetterKey, Sequence[Redrive]],
-    answers: Mapping[LetterKey, StoredAnswer | None],
-) -> list[LetterHistory]:
-    """Return the histories of dead letters, of what was read about them."""
-    histories = []
-    for letter in found.letters:
-        sent = tuple(redrives.get(letter_key(letter), ()))
-        positions = [(each.topic, each.partition, each.offset) for each in sent]
-        new_letter = next(filter(None, map(found.copies.get, reversed(positions))), None)
-        answer = answers.get(letter_key(letter))
-        is_unknown = answer is None and new_letter is None and not found.unsearched.isdisjoint(positions)
-        histories.append(LetterHistory(sent, answer, new_letter, is_unknown))
-    return histories

@@ -17,7 +17,7 @@ from infra.kafka.records import all_partitions, read_records
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS
 from schemas.content_modes import read_attributes
-from schemas.results import DeadLettered, DeadLetterReason
+from schemas.dead_letters import DeadLettered, DeadLetterReason
 
 __all__ = [
     "ALL",

@@ -16,8 +16,8 @@ from infra.kafka.records import partition_counts
 from infra.postgres import Connection, open_database
 from infra.settings import Settings
 from schemas.catalogue import INPUT_TOPICS, Undecodable
+from schemas.dead_letters import DeadLetterReason
 from schemas.envelope import Event
-from schemas.results import DeadLetterReason
 from workers.jobs.billing import unknown_plan
 from workers.ledger.plans import Catalogue, load_catalogue
 from workers.ops.books.shards import ServerError

@@ -12,12 +12,7 @@ from infra.postgres import POSTGRES_ERRORS, Connection, connect_database
 from infra.settings import Settings
 from workers.ops.books.shards import ServerError, ask_each_server, has_one_server
 from workers.ops.dead_letters.copies import find_copies
-from workers.ops.dead_letters.history import (
-    LetterHistory,
-    LetterKey,
-    letter_key,
-    make_histories,
-)
+from workers.ops.dead_letters.history import LetterKey, letter_key
 from workers.ops.dead_letters.letters import (
     ALL,
     DeadLetter,
@@ -28,7 +23,12 @@ from workers.ops.dead_letters.letters import (
     count_matching,
 )
 from workers.ops.dead_letters.pages import LetterCursor, list_dead_letters
-from workers.ops.dead_letters.server_answers import read_server_answers, read_server_redrives
+from workers.ops.dead_letters.server_answers import (
+    ToldLetter,
+    make_histories,
+    read_server_answers,
+    read_server_redrives,
+)
 
 __all__ = ["DeadLetterReport", "count_dead_letters", "report_dead_letter", "report_dead_letters"]
 
@@ -36,14 +36,13 @@ __all__ = ["DeadLetterReport", "count_dead_letters", "report_dead_letter", "repo
 _IS_MIGRATED: Final = "select to_regclass('redriven') is not null and to_regclass('shard') is not null"
 _IS_NOTED: Final = "select exists (select from operations where operation = $1)"
 _REDRIVEN_BY: Final = "select letter_partition, letter_offset, letter from redriven where operation = $1"
-_Told = tuple[DeadLetter, LetterHistory | None]
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterReport:
     """A page of dead letters with their histories, the newest first."""
 
-    letters: list[tuple[DeadLetter, LetterHistory | None]]
+    letters: list[ToldLetter]
     silent: str | None  # why the database could not be read
     next: LetterCursor | None = None  # where the next page goes on; None: there are no older ones
     searched_to: datetime | None = None  # nothing newer matches but what was listed; None: all was searched
@@ -99,7 +98,7 @@ async def report_dead_letters(  # noqa: PLR0913 - independent options
             budget=None if budget is None else replace(budget),
         )
         silent, silent_servers = unreadable, tuple[ServerError, ...]()
-        known: list[_Told] = [(letter, None) for letter in page.letters]
+        known: list[ToldLetter] = [(letter, None) for letter in page.letters]
         if silent is None:
             every = selection.offset is not None
             try:
@@ -137,7 +136,7 @@ async def _histories(
     budget: ReadBudget | None,
     *,
     every: bool,
-) -> tuple[list[_Told], tuple[ServerError, ...]]:
+) -> tuple[list[ToldLetter], tuple[ServerError, ...]]:
     """Return letters with their histories; what redriven ones became is searched for if `every`, or if unanswered.
 
     None for those whose server does not answer, with the errors of such servers.
@@ -151,17 +150,8 @@ async def _histories(
         if each.offset is not None and (every or answers.found.get(letter) is None)
     }
     copies = await find_copies(settings, sent, budget)
-    histories = make_histories(FoundLetters(letters, copies.places, copies.unsearched), redrives.found, answers.found)
-    unknown = answers.unknown
-    if any(each.settings.database_url == settings.database_url for each in redrives.silent):
-        # There redrives are noted: whether one without an answer was sent back is not known.
-        keys = map(letter_key, letters)
-        unknown |= {key for key in keys if answers.found.get(key) is None and key not in redrives.found}
-    told: list[_Told] = [
-        (letter, None if letter_key(letter) in unknown else history)
-        for letter, history in zip(letters, histories, strict=True)
-    ]
-    return told, answers.silent or redrives.silent
+    found = FoundLetters(letters, copies.places, copies.unsearched)
+    return make_histories(settings, found, redrives, answers), answers.silent or redrives.silent
 
 
 async def report_dead_letter(

@@ -1,4 +1,4 @@
-"""The redrives of dead letters and the stored answers to their requests, from all servers that hold the books."""
+"""The histories of dead letters, of the redrives and the stored answers of all servers that hold the books."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from schemas.catalogue import EXPIRY_TICKS
 from schemas.envelope import Event
 from workers.ops.books.shards import ServerAnswers, ServerError, ask_each_server
 from workers.ops.dead_letters.history import (
+    LetterHistory,
     LetterKey,
     Redrive,
     StoredAnswer,
@@ -18,12 +19,20 @@ from workers.ops.dead_letters.history import (
     read_letter_answers,
     read_redrives,
 )
-from workers.ops.dead_letters.letters import DeadLetter
+from workers.ops.dead_letters.letters import DeadLetter, FoundLetters
 
-__all__ = ["LetterAnswers", "LetterRedrives", "read_server_answers", "read_server_redrives"]
+__all__ = [
+    "LetterAnswers",
+    "LetterRedrives",
+    "ToldLetter",
+    "make_histories",
+    "read_server_answers",
+    "read_server_redrives",
+]
 
 _Answers = dict[LetterKey, StoredAnswer | None]
 _Redrives = dict[LetterKey, list[Redrive]]
+ToldLetter = tuple[DeadLetter, LetterHistory | None]  # None: what is known of it is on a server that does not answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +108,24 @@ def _is_asked(told: ServerAnswers[_Answers], letter: DeadLetter) -> bool:
     if letter.origin_topic == EXPIRY_TICKS:
         return told.has_number(letter.origin_partition)
     return told.has_account(event.subject or "")
+
+
+def make_histories(
+    settings: Settings, found: FoundLetters, redrives: LetterRedrives, answers: LetterAnswers
+) -> list[ToldLetter]:
+    """Return dead letters with their histories, of what was read about them."""
+    unknown = answers.unknown
+    if any(each.settings.database_url == settings.database_url for each in redrives.silent):
+        # There redrives are noted: whether one without an answer was sent back is not known.
+        keys = map(letter_key, found.letters)
+        unknown |= {key for key in keys if answers.found.get(key) is None and key not in redrives.found}
+    told: list[ToldLetter] = []
+    for letter in found.letters:
+        key = letter_key(letter)
+        sent = tuple(redrives.found.get(key, ()))
+        positions = [(each.topic, each.partition, each.offset) for each in sent]
+        new_letter = next(filter(None, map(found.copies.get, reversed(positions))), None)
+        answer = answers.found.get(key)
+        is_unknown = answer is None and new_letter is None and not found.unsearched.isdisjoint(positions)
+        told.append((letter, None if key in unknown else LetterHistory(sent, answer, new_letter, is_unknown)))
+    return told

@@ -7,13 +7,12 @@ several servers that hold the books each publishes its own accounts' balances, o
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from infra.kafka.chunk_sender import ChunkResult, ChunkSender
 from infra.kafka.clients import admin_client, count_partitions
 from infra.kafka.sender import Outgoing
 from infra.kafka.topic_ids import topic_ids
@@ -23,12 +22,12 @@ from schemas.catalogue import BALANCES
 from workers.jobs.balances import balance_messages
 from workers.jobs.job import Message
 from workers.ops.books.balance import UnknownAccountError
-from workers.ops.books.shards import Holdings, ServerError
+from workers.ops.books.shards import Holdings
 from workers.ops.books.whole_books import check_whole_books
 from workers.ops.numbers import one_server_of_account
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError
-from workers.ops.replay.server_parts import Resumption, ServerParts, Unfinished, plan_parts
-from workers.ops.replay.server_runs import Progress, run_parts
+from workers.ops.replay.server_parts import PartPlan, Resumption, Unfinished, plan_parts
+from workers.ops.replay.server_runs import Page, Progress, run_parts
 
 __all__ = ["VERB", "BalancesPlan", "plan_balances", "publish_balances"]
 
@@ -49,24 +48,21 @@ _READ: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class BalancesPlan:
+@dataclass(slots=True, kw_only=True)
+class BalancesPlan(PartPlan):
     """The balances to publish."""
 
-    rate: float  # records a second
+    client_id = "inmail-balances"
+
     account: str | None  # None: of all accounts
     topic_id: UUID  # of the topic that is there now
-    accounts: int  # number of accounts after `start`
-    start: int = 0  # number of the account published last
-    resumes: int | None = None  # the operation to resume
-    sent_before: int = 0  # by the resumed operations
-    numbers: Sequence[int] | None = None  # of one of several servers, whose accounts are published; None: all
-    servers: "ServerParts[BalancesPlan] | None" = None  # the plans of several servers, of which this one is the sum
+    accounts: int = 0  # number of accounts after `position`
+    position: int = 0  # number of the account published last
 
     @property
-    def silent(self) -> Sequence[ServerError]:
-        """The errors of the servers that are left out, as they did not answer."""
-        return () if self.servers is None else self.servers.silent
+    def count(self) -> int:
+        """The number of balances to publish."""
+        return self.accounts
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -75,14 +71,7 @@ class BalancesPlan:
 
     def summary(self) -> dict[str, Any]:
         """Return the plan for JSON."""
-        plan = {
-            "accounts": self.accounts,
-            "rate": self.rate,
-            "seconds": round(self.accounts / self.rate, 3),
-            "goes_on_with": self.resumes,
-            "sent_before": self.sent_before,
-        }
-        return plan if self.servers is None else plan | {"servers": self.servers.summary()}
+        return {"accounts": self.accounts} | PartPlan.summary(self)
 
 
 def _arguments(account: str | None, topic_id: UUID) -> dict[str, Any]:
@@ -124,21 +113,18 @@ async def plan_balances(
         numbers = holdings.counted
         if account is not None and not await connection.fetchval(_COUNT, 0, account, numbers):
             raise UnknownAccountError(account)
-        start, resumes, sent = 0, None, 0
+        plan = BalancesPlan(rate=rate, account=account, topic_id=topic_id, numbers=numbers)
         if earlier is not None and "position" in earlier.result:
-            done = earlier.result
-            start, resumes, sent = done["position"], earlier.operation, done["sent"] + done["sent_before"]
-        count = await connection.fetchval(_COUNT, start, account, numbers, timeout=_COUNT_SECONDS)
-        return BalancesPlan(rate, account, topic_id, count, start, resumes, sent, numbers)
+            plan.resume(earlier)
+        plan.accounts = await connection.fetchval(_COUNT, plan.position, account, numbers, timeout=_COUNT_SECONDS)
+        return plan
 
     resumption = None if from_start else Resumption(VERB, _arguments(account, topic_id), _RESUMED_FOR)
     found = await plan_parts(settings, resumption, plan)
     if isinstance(found, BalancesPlan):
         return found
     accounts = sum(part.accounts for part in found.plans)
-    return BalancesPlan(
-        rate, account, topic_id, accounts, resumes=found.resumes, sent_before=found.sent_before, servers=found
-    )
+    return BalancesPlan(rate=rate, account=account, topic_id=topic_id, accounts=accounts, **found.sums())
 
 
 async def _read_topic_id(settings: Settings) -> UUID:
@@ -162,7 +148,7 @@ async def publish_balances(
         plan: the accepted plan. Accounts that are opened during the run may be included.
         who: the operator.
         stop: ends the run between two chunks; the same command resumes it.
-        progress: called with the number of balances sent.
+        progress: called with the number of balances sent or refused.
 
     Raises:
         RefusedError: when another run is under way.
@@ -171,61 +157,18 @@ async def publish_balances(
     """
     if plan.account is not None:
         settings = await one_server_of_account(settings, plan.account)
-
-    async def work(operation: OngoingOperation, part: BalancesPlan, progress: Progress) -> None:
-        publisher = _Publisher(settings, operation, part, stop, progress)
-        try:
-            await operation.save_progress()
-            await _publish_pages(publisher, operation, part)
-        finally:
-            await publisher.close()
-
     intent = Intent(VERB, *who, plan.arguments, plan.summary())
-    return await run_parts(settings, intent, plan, work, stop=stop, progress=progress)
+    return await run_parts(settings, intent, plan, _pages, stop=stop, progress=progress)
 
 
-async def _publish_pages(publisher: "_Publisher", operation: OngoingOperation, plan: BalancesPlan) -> None:
-    """Publish the balances of one server, from the account after the position."""
-    position = plan.start
-    while rows := await operation.connection.fetch(_READ, position, plan.account, plan.numbers, _PAGE):
+async def _pages(connection: Connection, plan: BalancesPlan) -> AsyncGenerator[Page, None]:
+    """Yield the balances of one server, from the account after the position, in the order of accounts' numbers."""
+    position = plan.position
+    while rows := await connection.fetch(_READ, position, plan.account, plan.numbers, _PAGE):
         numbers = {row["account_id"]: row["account"] for row in rows}
-        messages = await balance_messages(operation.connection, numbers, lambda each, _: f"{each} operator")
-        if await publisher.publish(messages, numbers):
-            operation.stopped = True
-            return
+        messages = await balance_messages(connection, numbers, lambda each, _: f"{each} operator")
+        yield [(numbers[_account_of(each)], _outgoing(each)) for each in messages]
         position = rows[-1]["account"]
-
-
-class _Publisher(ChunkSender[int]):
-    """Sends balances at a rate; saves the position, an account's number, after each chunk."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        operation: OngoingOperation,
-        plan: BalancesPlan,
-        stop: asyncio.Event,
-        progress: Progress,
-    ) -> None:
-        super().__init__(settings, "inmail-balances", plan.rate, stop, chunk_size=_PAGE)
-        self._operation = operation
-        self._progress = progress
-        operation.result |= {"sent": 0, "sent_before": plan.sent_before, "refused": 0, "position": plan.start}
-
-    async def publish(self, messages: Sequence[Message], numbers: dict[str, int]) -> bool:
-        """Send a page of balances, in the order of their accounts' numbers; return whether a stop left some unsent."""
-        return await self.send_all([(numbers[_account_of(each)], _outgoing(each)) for each in messages])
-
-    async def after_chunk(self, result: ChunkResult[int]) -> None:
-        """Count the balances and, if the brokers have answered all, save the number of the last account."""
-        self._operation.result["sent"] += len(result.sent)
-        self._operation.result["refused"] += len(result.refused)
-        if result.failed:
-            return
-        if result.handed_over:
-            self._operation.result["position"] = result.handed_over[-1]
-        await self._operation.save_progress()
-        self._progress(self._operation.result["sent"])
 
 
 def _account_of(message: Message) -> str:

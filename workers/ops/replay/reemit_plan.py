@@ -5,7 +5,7 @@ letters are never sent again, since the database has no rows for them.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -16,66 +16,45 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import ALL_TOPICS, CREDIT_EVENTS, SEND_RESULTS
 from workers.ops.books.balance import UnknownAccountError
-from workers.ops.books.shards import Holdings, ServerError
+from workers.ops.books.shards import Holdings
 from workers.ops.books.whole_books import check_whole_books
 from workers.ops.numbers import one_server_of
 from workers.ops.operations import RefusedError
 from workers.ops.replay.reemit_rows import RowFilter, RowPosition, count_events
-from workers.ops.replay.server_parts import Resumption, ServerParts, Unfinished, plan_parts
+from workers.ops.replay.server_parts import PartPlan, Resumption, ServerParts, Unfinished, plan_parts
 
 __all__ = ["VERB", "ReemitPlan", "operation_arguments", "plan_reemit"]
 
 VERB = "reemit"
 
 
-@dataclass(slots=True)
-class ReemitPlan:
+@dataclass(slots=True, kw_only=True)
+class ReemitPlan(PartPlan):
     """The events to send."""
 
-    rate: float
+    client_id = f"inmail-{VERB}"
+
     to: str | None  # None: each event goes to the topic it was published to
     partitions: Mapping[str, int]  # number of partitions of each target topic
     events: Counter[str] = field(default_factory=Counter)  # by topic
-    start: RowPosition = field(default_factory=RowPosition)
-    resumes: int | None = None  # the operation to resume
-    sent_before: int = 0  # by the resumed operations
-    numbers: Sequence[int] | None = None  # of one of several servers, whose rows are sent; None: all
+    position: list[Any] = field(default_factory=RowPosition().summary)
     topic_ids: Mapping[str, str] = field(default_factory=dict)  # of the target topics that are there now
-    servers: "ServerParts[ReemitPlan] | None" = None  # the plans of several servers, of which this one is the sum
-
-    @property
-    def silent(self) -> Sequence[ServerError]:
-        """The errors of the servers that are left out, as they did not answer."""
-        return () if self.servers is None else self.servers.silent
 
     @property
     def count(self) -> int:
         """The number of events to send."""
         return self.events.total()
 
-    def resume(self, earlier: Unfinished) -> None:
-        """Set the start to the position of an operation with the same arguments that did not finish."""
-        part, first, second, third = earlier.result["position"]
-        self.start, self.resumes = RowPosition(part, first, second, UUID(third)), earlier.operation
-        self.sent_before = earlier.result["sent"] + earlier.result["sent_before"]
-
     @property
-    def seconds(self) -> float:
-        """The duration at the rate."""
-        return self.count / self.rate
+    def start(self) -> RowPosition:
+        """The position after which the first event comes."""
+        part, first, second, third = self.position
+        return RowPosition(part, first, second, UUID(third))
 
     def summary(self) -> dict[str, Any]:
         """Return the plan for JSON."""
-        plan = {
-            "events": self.count,
-            "by_topic": dict(sorted(self.events.items())),
-            "to": self.to,
-            "rate": self.rate,
-            "seconds": round(self.seconds, 3),
-            "goes_on_with": self.resumes,
-            "sent_before": self.sent_before,
-        }
-        return plan if self.servers is None else plan | {"servers": self.servers.summary()}
+        own = {"events": self.count, "by_topic": dict(sorted(self.events.items())), "to": self.to}
+        return own | PartPlan.summary(self)
 
 
 def operation_arguments(selection: RowFilter, to: str | None, topic_ids: Mapping[str, str]) -> dict[str, Any]:
@@ -115,7 +94,7 @@ async def plan_reemit(
             "select exists (select from accounts where account_id = $1)", selection.account
         ):
             raise UnknownAccountError(selection.account)
-        plan = ReemitPlan(rate, to, partitions, numbers=holdings.counted, topic_ids=ids)
+        plan = ReemitPlan(rate=rate, to=to, partitions=partitions, numbers=holdings.counted, topic_ids=ids)
         if earlier is not None and "position" in earlier.result:
             plan.resume(earlier)
         plan.events = await count_events(connection, selection, plan.start, plan.numbers)
@@ -125,10 +104,7 @@ async def plan_reemit(
     plan = await plan_parts(settings, resumption, plan_part)
     if isinstance(plan, ServerParts):
         events = sum((part.events for part in plan.plans), Counter[str]())
-        before = plan.sent_before
-        plan = ReemitPlan(
-            rate, to, partitions, events, resumes=plan.resumes, sent_before=before, topic_ids=ids, servers=plan
-        )
+        plan = ReemitPlan(rate=rate, to=to, partitions=partitions, events=events, topic_ids=ids, **plan.sums())
     if selection.request is not None and not plan.count and plan.resumes is None and not plan.silent:
         raise RefusedError(f"the ledger has no matching row of request {selection.request}")
     return plan

@@ -7,10 +7,10 @@ begins again.
 With one server none of this asks anything: the plan is that of the server, and the result is the operation's own.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from infra.clock import utc_now
 from infra.postgres import Connection
@@ -31,17 +31,48 @@ from workers.ops.numbers import check_holders
 __all__ = ["PartPlan", "Resumption", "ServerPart", "ServerParts", "Unfinished", "plan_parts"]
 
 
-class PartPlan(Protocol):
+@dataclass(slots=True, kw_only=True)
+class PartPlan:
     """The plan of a run: of the only server or of one of several, or the sum of the plans of several."""
 
+    client_id: ClassVar[str]  # of the producer
+
+    rate: float  # records a second
+    position: Any  # of the record sent last, as JSON has it
+    resumes: int | None = None  # the operation to resume
+    sent_before: int = 0  # by the resumed operations
+    numbers: Sequence[int] | None = None  # of one of several servers, whose rows are sent; None: all
+    servers: "ServerParts[Any] | None" = None  # the plans of several servers, of which this one is the sum
+
     @property
-    def servers(self) -> "ServerParts[Self] | None":
-        """The parts of several servers; None: the plan is one server's."""
-        ...
+    def silent(self) -> Sequence[ServerError]:
+        """The errors of the servers that are left out, as they did not answer."""
+        return () if self.servers is None else self.servers.silent
+
+    @property
+    def count(self) -> int:
+        """The number of records to send."""
+        raise NotImplementedError
+
+    @property
+    def seconds(self) -> float:
+        """The duration at the rate."""
+        return self.count / self.rate
+
+    def resume(self, earlier: "Unfinished") -> None:
+        """Go on with an operation of the same arguments that did not finish."""
+        self.position, self.resumes = earlier.result["position"], earlier.operation
+        self.sent_before = earlier.result["sent"] + earlier.result["sent_before"]
 
     def summary(self) -> dict[str, Any]:
         """Return the plan for JSON."""
-        ...
+        plan = {
+            "rate": self.rate,
+            "seconds": round(self.seconds, 3),
+            "goes_on_with": self.resumes,
+            "sent_before": self.sent_before,
+        }
+        return plan if self.servers is None else plan | {"servers": self.servers.summary()}
 
 
 Plan = TypeVar("Plan", bound=PartPlan)
@@ -132,6 +163,10 @@ class ServerParts(Generic[Plan]):
     def sent_before(self) -> int:
         """How many records the operation that is gone on with has sent, of the parts that go on or are finished."""
         return sum(part.entry().get("sent_before", 0) for part in self.parts)
+
+    def sums(self) -> dict[str, Any]:
+        """Return what the plan that is the sum of these has as a `PartPlan`, but for the rate."""
+        return {"resumes": self.resumes, "sent_before": self.sent_before, "servers": self}
 
     def summary(self) -> list[dict[str, Any]]:
         """Return the parts for JSON, and the servers that did not answer. A finished part has no plan."""

@@ -10,16 +10,11 @@ from time import monotonic
 from typing import Final
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import (
-    CoordinatorLoadInProgressError,
-    GroupCoordinatorNotAvailableError,
-    NotCoordinatorForGroupError,
-)
 
 from infra.kafka.clients import admin_client
 from infra.kafka.shard_assignor import PROTOCOL
 from infra.settings import Settings
-from workers.ops.group_offsets import GroupDescription, describe_group
+from workers.ops.group_offsets import GroupDescription, ask_coordinator, describe_group
 from workers.ops.operations import RefusedError
 from workers.topology import GROUP_OF
 
@@ -27,11 +22,6 @@ __all__ = ["check_members"]
 
 _POLL_SECONDS: Final = 0.2
 _SESSIONS: Final = 1.5  # for which a group may wait for a member that was killed, in session timeouts
-_LATER: Final = (
-    GroupCoordinatorNotAvailableError,
-    CoordinatorLoadInProgressError,
-    NotCoordinatorForGroupError,
-)
 
 
 async def check_members(settings: Settings) -> None:
@@ -57,17 +47,12 @@ async def _settled(admin: AIOKafkaAdminClient, group: str, seconds: float) -> Gr
     """Return a group when its members have agreed on a protocol; Kafka tells none before."""
     deadline = monotonic() + seconds
     while True:
-        try:
-            found = await describe_group(admin, group)
-        except _LATER:
-            if monotonic() > deadline:
-                raise
-        else:
-            if not found.members or found.state == "Stable":
-                return found
-            if monotonic() > deadline:
-                raise RefusedError(
-                    f"group {group} has been rebalancing for {seconds:.0f} s ({found.state}), so that nobody can tell"
-                    " which versions its workers are of: see `inmail lag`, and run the same command again"
-                )
+        found = await ask_coordinator(lambda: describe_group(admin, group), deadline)
+        if not found.members or found.state == "Stable":
+            return found
+        if monotonic() > deadline:
+            raise RefusedError(
+                f"group {group} has been rebalancing for {seconds:.0f} s ({found.state}), so that nobody can tell"
+                " which versions its workers are of: see `inmail lag`, and run the same command again"
+            )
         await asyncio.sleep(_POLL_SECONDS)

@@ -8,28 +8,18 @@ from typing import Final, NamedTuple
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import (
-    CoordinatorLoadInProgressError,
-    GroupCoordinatorNotAvailableError,
-    NotCoordinatorForGroupError,
-)
 
 from infra.kafka.clients import admin_client, committed_offsets
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
+from workers.ops.group_offsets import ask_coordinator
 from workers.ops.operations import RefusedError
 from workers.topology import GROUP_OF, WORKER_OF
 
 __all__ = ["PublishedCheck", "UnpublishedError", "open_published_check"]
 
 _POLL_SECONDS: Final = 0.2
-# Of a coordinator that loads or moves.
-_LATER: Final = (
-    GroupCoordinatorNotAvailableError,
-    CoordinatorLoadInProgressError,
-    NotCoordinatorForGroupError,
-)
 _LANES_SECONDS: Final = 1.5  # a lane waits 2 s for a lock
 _WAIT_SECONDS: Final = 60.0
 
@@ -103,16 +93,9 @@ class PublishedCheck:
 
     async def _wait(self, number: int, seconds: float, *, own: bool) -> None:
         deadline = monotonic() + seconds
-        while True:
-            try:
-                if (found := await self._find(number, own=own)) is None:
-                    return
-            except _LATER:
-                if monotonic() > deadline:
-                    raise
-            else:
-                if monotonic() > deadline:
-                    raise UnpublishedError(_sentence(number, found))
+        while (found := await ask_coordinator(lambda: self._find(number, own=own), deadline)) is not None:
+            if monotonic() > deadline:
+                raise UnpublishedError(_sentence(number, found))
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _find(self, number: int, *, own: bool) -> _Unpublished | None:

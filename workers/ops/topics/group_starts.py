@@ -7,19 +7,14 @@ from time import monotonic
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import (
-    CommitFailedError,
-    CoordinatorLoadInProgressError,
-    GroupCoordinatorNotAvailableError,
-    NotCoordinatorForGroupError,
-)
+from aiokafka.errors import CommitFailedError
 
 from infra.kafka.clients import committed_offsets, partitions_of, reader
 from infra.kafka.topic_ids import topic_ids
 from infra.postgres import open_database
 from infra.settings import Settings
 from schemas.catalogue import INPUT_TOPICS
-from workers.ops.group_offsets import describe_group
+from workers.ops.group_offsets import ask_coordinator, describe_group
 from workers.ops.numbers import all_holdings
 from workers.ops.topics.change import TopicChange, TopicsError, format_counted
 from workers.ops.topics.ended import UNPUBLISHED_AT_MOST, EndedTopic, end_topic, find_ended, rows_of_lanes, start_lanes
@@ -98,15 +93,8 @@ async def _left_ahead(
 async def _committed(
     admin: AIOKafkaAdminClient, group: str, places: Sequence[TopicPartition]
 ) -> Mapping[TopicPartition, int | None]:
-    """Return a group's offsets, once its coordinator knows them: a new cluster has none until it is asked."""
-    deadline = monotonic() + _COORDINATOR_SECONDS
-    while True:
-        try:
-            return await committed_offsets(admin, group, places)
-        except (GroupCoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorForGroupError):
-            if monotonic() > deadline:
-                raise
-            await asyncio.sleep(0.2)
+    """Return a group's offsets, once its coordinator knows them."""
+    return await ask_coordinator(lambda: committed_offsets(admin, group, places), monotonic() + _COORDINATOR_SECONDS)
 
 
 async def _offsets_by_books(settings: Settings, query: str, *arguments: object) -> dict[TopicPartition, int]:

@@ -24,7 +24,7 @@ from infra.kafka.records import partition_counts, read_records
 from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, SEND_RESULTS
 from schemas.content_modes import read_attributes
-from schemas.results import TickDecided
+from schemas.decisions import TickDecided
 
 __all__ = ["NewestResults", "Result", "ResultFilter", "read_newest_results", "read_results", "sort_by_time"]
 

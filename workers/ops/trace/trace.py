@@ -14,10 +14,15 @@ from infra.kafka.clients import NotSetUpError
 from infra.settings import Settings
 from workers.ops.books.reasons import reason_of
 from workers.ops.books.shards import ServerError, open_books_of
-from workers.ops.dead_letters.history import LetterHistory, letter_key, make_histories
-from workers.ops.dead_letters.letters import DeadLetter, FoundLetters
+from workers.ops.dead_letters.history import letter_key
+from workers.ops.dead_letters.letters import FoundLetters
 from workers.ops.dead_letters.report import DeadLetterReport
-from workers.ops.dead_letters.server_answers import read_server_answers, read_server_redrives
+from workers.ops.dead_letters.server_answers import (
+    ToldLetter,
+    make_histories,
+    read_server_answers,
+    read_server_redrives,
+)
 from workers.ops.trace import in_books as books
 from workers.ops.trace.found_records import FoundRecord, find_event, find_undecided
 from workers.ops.trace.in_books import DecidedRecord
@@ -60,7 +65,7 @@ class TraceReport:
     """The answer to a question: traces, dead letters and undecided records."""
 
     traces: list[Trace]
-    letters: list[tuple[DeadLetter, LetterHistory | None]]  # None: its server does not answer
+    letters: list[ToldLetter]
     waiting: list[FoundRecord]  # records that no worker has decided yet
     silent: str | None  # why the topics could not be searched
     silent_servers: Sequence[ServerError] = ()  # some of several, which may have more
@@ -155,20 +160,17 @@ async def trace(settings: Settings, question: Question, watch: ProgressWatch = n
     if question.id is None:
         letters.letters = letters.letters[: question.last]
         waiting = waiting[-question.last :]
-    return TraceReport(traces, await _histories(settings, letters), waiting, None, found.silent)
+    told, silent_servers = await _histories(settings, letters)
+    return TraceReport(traces, told, waiting, None, found.silent or silent_servers)
 
 
-async def _histories(settings: Settings, found: FoundLetters) -> list[tuple[DeadLetter, LetterHistory | None]]:
-    """Return dead letters with their histories, None for those whose server does not answer."""
+async def _histories(settings: Settings, found: FoundLetters) -> tuple[list[ToldLetter], Sequence[ServerError]]:
+    """Return dead letters with their histories, and the servers that may have more of these."""
     if not found.letters:
-        return []
+        return [], ()
     redrives = await read_server_redrives(settings, [letter_key(letter) for letter in found.letters])
     answers = await read_server_answers(settings, found.letters)
-    histories = make_histories(found, redrives.found, answers.found)
-    return [
-        (letter, None if letter_key(letter) in answers.unknown else history)
-        for letter, history in zip(found.letters, histories, strict=True)
-    ]
+    return make_histories(settings, found, redrives, answers), answers.silent or redrives.silent
 
 
 def _unknown_request(question: Question) -> UnknownRequestError:

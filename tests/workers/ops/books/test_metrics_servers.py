@@ -19,7 +19,7 @@ from tests.workers.wire import eventually
 from workers.cli import app
 from workers.ops.books import lane_metrics, metrics_exporter
 from workers.ops.books.credit_metrics import CreditReader, CreditTotals
-from workers.ops.books.metrics_exporter import read_once, read_servers_once, run_observer
+from workers.ops.books.metrics_exporter import read_servers_once, run_observer
 from workers.ops.books.server_readings import ServerReadings, merge_readings
 from workers.ops.books.shards import ask_each_server, server_name
 from workers.ops.books.whole_books import PartOfBooksError
@@ -59,7 +59,7 @@ def _credits(seen: Scrape) -> dict[str, float]:
 
 
 async def _scrape(settings: Settings) -> Scrape:
-    return Scrape((await read_once(settings)).decode())
+    return Scrape((await read_servers_once(settings))[0].decode())
 
 
 async def _totals(settings: Settings, readers: dict[str, CreditReader]) -> list[CreditTotals]:

@@ -258,6 +258,7 @@ async def test_dead_letters_have_the_answers_of_others_while_the_server_of_opera
     )
 
     told = [await report_dead_letters(away, LetterFilter(account=each)) for each in (account, other)]
+    traced = await trace(away, Question(None, other, limit=10))
     nobody = await report_dead_letters(
         away.model_copy(update={"database_shards": SecretStr(f"{SILENT} {SILENT.replace('/inmail', '/other')}")}),
         LetterFilter(account=account),
@@ -266,7 +267,9 @@ async def test_dead_letters_have_the_answers_of_others_while_the_server_of_opera
     assert [None] == [history for _, history in told[0].letters]
     assert {False, True} == {history is None for _, history in told[1].letters}
     assert [None, None] == [each.silent for each in told]
-    assert ["localhost:1/inmail"] == [server_name(each.settings) for each in told[1].silent_servers]
+    assert {False, True} == {history is None for _, history in traced.letters}
+    for report in (told[1], traced):
+        assert ["localhost:1/inmail"] == [server_name(each.settings) for each in report.silent_servers]
     assert [None] == [history for _, history in nobody.letters]
     assert "localhost:1/inmail" in (nobody.silent or "")
 

@@ -17,13 +17,14 @@ from infra.kafka.clients import create_producer
 from infra.kafka.peek import read_through
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, Undecodable
-from schemas.results import DeadLetterReason
+from schemas.dead_letters import DeadLetterReason
 from workers.commands.views.dead_letters import history_sentences
 from workers.jobs.dead_letters import dead_letter
 from workers.ops.dead_letters import copies
 from workers.ops.dead_letters.copies import find_copies
-from workers.ops.dead_letters.history import LetterHistory, Redrive, StoredAnswer, letter_key, make_histories
+from workers.ops.dead_letters.history import LetterHistory, Redrive, StoredAnswer, letter_key
 from workers.ops.dead_letters.letters import FoundLetters, MessagePosition, parse_dead_letter
+from workers.ops.dead_letters.server_answers import LetterAnswers, LetterRedrives, make_histories
 
 _numbers = count(3 * 10**9)
 _NOISE = 60
@@ -94,10 +95,12 @@ def test_an_outcome_that_was_not_searched_for_to_the_end_is_unknown() -> None:
     letter = parse_dead_letter(replace(record, key=written.key, value=written.value))
     sent = Redrive(1, "ops-1", SEND_REQUESTS, 0, 5, now)
     position = (SEND_REQUESTS, 0, 5)
-    redrives, answer = {letter_key(letter): [sent]}, StoredAnswer("charged", now, 3)
+    redrives, answer = LetterRedrives({letter_key(letter): [sent]}), StoredAnswer("charged", now, 3)
 
     def history(found: FoundLetters, *, is_answered: bool = False) -> LetterHistory:
-        (history,) = make_histories(found, redrives, {letter_key(letter): answer} if is_answered else {})
+        answers = LetterAnswers({letter_key(letter): answer} if is_answered else {})
+        ((_, history),) = make_histories(Settings(), found, redrives, answers)
+        assert history is not None
         return history
 
     unknown = history(FoundLetters([letter], {}, {position}))

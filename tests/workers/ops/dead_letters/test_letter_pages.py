@@ -16,7 +16,7 @@ from infra.kafka.clients import create_lane_producer, create_producer, partition
 from infra.kafka.cluster_queries import EARLIEST, LATEST, open_cluster_queries
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, Undecodable
-from schemas.results import DeadLetterReason
+from schemas.dead_letters import DeadLetterReason
 from tests.whole import whole
 from tests.workers.letters import set_aside
 from tests.workers.two_servers import SILENT

@@ -20,8 +20,8 @@ from infra.kafka.records import read_records
 from infra.postgres import POSTGRES_ERRORS, WORKER_ROLE, Connection
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_REQUESTS
+from schemas.dead_letters import DeadLettered, DeadLetterReason
 from schemas.envelope import Event, encode
-from schemas.results import DeadLettered, DeadLetterReason
 from schemas.ticks import ExpiryTick
 from tests.ledger.book import pick
 from tests.whole import whole

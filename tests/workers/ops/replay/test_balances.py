@@ -5,7 +5,9 @@ import json
 from uuid import uuid4
 
 import pytest
+from aiokafka.errors import MessageSizeTooLargeError
 
+from infra.kafka.sender import Outgoing, Sender
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import BALANCES
@@ -98,6 +100,28 @@ async def test_a_run_hides_no_balance_that_a_lane_publishes_meanwhile(
 
     assert ([2, 1], 2) == (sequences(log), view(compact(log))[account]["sequence"])
     assert [Written(*page[0][3:4], page[0].key or b"", lane[0].value)] == [record]  # the same key, the newest balance
+
+
+async def test_a_balance_that_kafka_refuses_is_named_and_dealt_with(
+    balances: Settings, database: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an event of `replay reemit` is; the others are published."""
+    book, mine, dealt_with = Book(database), [f"b-{uuid4().hex[:12]}" for _ in range(3)], list[int]()
+    await book.decide(*(book.promotion(number + 1, each) for number, each in enumerate(mine)))
+    send = Sender.send
+
+    async def refuses(self: Sender, number: int, outgoing: Outgoing) -> None:
+        if (outgoing.key or b"").startswith(mine[1].encode()):
+            self._on_refused(number, MessageSizeTooLargeError())
+        else:
+            await send(self, number, outgoing)
+
+    monkeypatch.setattr(Sender, "send", refuses)
+    plan = await plan_balances(balances, None, FAST)
+    done = await publish_balances(balances, plan, who=ME, stop=asyncio.Event(), progress=dealt_with.append)
+
+    assert (2, 1, 3) == (done.result["sent"], done.result["refused"], dealt_with[-1])
+    assert [mine[1]] == [each["account"] for each in done.result["first_refused"]]
 
 
 async def test_what_cannot_be_published_is_refused_with_its_reason(settings: Settings, balances: Settings) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -201,9 +202,9 @@ async def test_a_number_that_moves_between_two_parts_is_published_once(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The part that has published it counts for it; the other one leaves out what has arrived since the plan."""
-    pages, parts = replay_balances._publish_pages, 0
+    read, parts = replay_balances._pages, 0
 
-    async def publish_pages(*arguments: Any) -> None:
+    async def pages(*arguments: Any) -> AsyncGenerator[Any, None]:
         nonlocal parts
         parts += 1
         if parts == 2:
@@ -211,9 +212,10 @@ async def test_a_number_that_moves_between_two_parts_is_published_once(
             await other.decide(other.promotion(1, books.first[2]))
             await set_state(books.servers.first, 2, "left", books.servers.second)
             await set_state(books.servers.second, 2, "held")
-        await pages(*arguments)
+        async for page in read(*arguments):
+            yield page
 
-    monkeypatch.setattr(replay_balances, "_publish_pages", publish_pages)
+    monkeypatch.setattr(replay_balances, "_pages", pages)
     _, done = await publish(books.servers.both)
 
     assert ([], 5, 2) == (done.failures, done.result["sent"], parts)

@@ -345,7 +345,7 @@ async def test_one_that_fails_goes_on_from_what_the_brokers_have(
 
     with monkeypatch.context() as broken:
         broken.setattr(Sender, "settle", dies)
-        broken.setattr("workers.ops.replay.reemit._CHUNK", 1)
+        broken.setattr("workers.ops.replay.server_runs._CHUNK", 1)
         with pytest.raises(KafkaConnectionError):
             await emit(cluster, RowFilter(account=account), topic)
     plan, _ = await emit(cluster, RowFilter(account=account), topic)
