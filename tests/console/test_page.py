@@ -167,7 +167,12 @@ async def test_a_replay_is_continued_or_has_a_command_line(tab: Tab, scene: Scen
     """A run into a schema continues; a rewind is refused while its group has members; other runs show a command."""
     shadow = RebuildRequest("replay shadow", schema="beside", start=utc_now())
     there = load_settings(database_url="postgresql://me:secret@there:5432/other").database_url
-    rewind = {"worker": "send", "publish_again": True, "drain": False, **RewindTarget(TargetKind.REQUEST, scene.request).summary()}
+    rewind = {
+        "worker": "send",
+        "publish_again": True,
+        "drain": False,
+        **RewindTarget(TargetKind.REQUEST, scene.request).summary(),
+    }
     kept = [
         await _record_stopped(scene, asked.verb, asked.arguments(scene.settings))
         for asked in (shadow, replace(shadow, url=there))
