@@ -111,7 +111,7 @@ growth-partitioned: $(STAMP) ## Measure the journal in native partitions beside 
 	ROWS=$(or $(ROWS),5000000) $(BIN)/python -m tests.growth.partitioned
 
 .PHONY: histories
-histories: $(STAMP) ## Compare 5,000 random histories of all events with the oracle (about 10 min; make test plays 40)
+histories: $(STAMP) ## Compare 5,000 random histories of all events with the oracle (about 10 min; make test plays 20)
 	HISTORIES=5000 $(BIN)/python -m pytest tests/ledger/test_histories.py -k random_histories_as --timeout 3600
 
 .PHONY: clients
@@ -135,7 +135,7 @@ versions: $(STAMP) ## Run the system on Kafka 4.0 to 4.4 and Postgres 14 to 18, 
 	$(BIN)/python -m tests.versions
 
 .PHONY: fuzz
-fuzz: $(STAMP) ## Account for 100,000 malformed records from a real broker (about 5 min; make test sends 900)
+fuzz: $(STAMP) ## Account for 100,000 malformed records from a real broker (about 5 min; make test sends 500)
 	$(BIN)/python -m tests.fuzz
 
 .PHONY: life

@@ -1,10 +1,11 @@
 """What tests share: one local stack a run, a fresh database a test."""
 
+import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import TypeAlias
@@ -12,6 +13,7 @@ from typing import TypeAlias
 import asyncpg
 import pytest
 import structlog
+from pydantic import SecretStr
 
 from infra.local.stack import LocalStack
 from infra.migrate import migrate
@@ -33,16 +35,19 @@ LONG = {
     "cluster/test_cluster.py",
     "crash/test_crash.py",
     "ledger/test_histories.py",
+    "rights/test_rights.py",
     "system/test_local_stack.py",
     "workers/lane/test_lane_ends.py",
+    "workers/lane/test_restarts.py",
     "workers/local/test_one_up.py",
-    "workers/local/test_up.py",
     "workers/ops/books/test_audit_new.py",
     "workers/ops/books/test_sound_books.py",
     "workers/ops/dead_letters/test_redrive.py",
     "workers/ops/replay/test_rebuild.py",
     "workers/ops/replay/test_rewind.py",
     "workers/ops/shards/test_move.py",
+    "workers/ops/topics/test_ended.py",
+    "workers/telemetry/test_health.py",
     "workers/test_order.py",
     "workers/test_scenarios_kafka.py",
 }
@@ -58,6 +63,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+gc.disable()  # until all tests are collected: a sixth of that was to look for garbage among modules and tests
+
+
 def _file_of(item: pytest.Item) -> str:
     return item.path.relative_to(Path(__file__).parent).as_posix()
 
@@ -70,6 +78,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.hook.pytest_deselected(items=left_out)
             items[:] = [item for item in items if not item.get_closest_marker("whole")]
     items.sort(key=lambda item: (_file_of(item) not in LONG, item.path.parent.name in SHORT))
+    gc.freeze()  # they stay
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -123,13 +133,21 @@ async def settings(
     """Settings for the running stack and a database of the test's own, migrated and empty."""
     own = await _copy(stack, template)
     yield own
-    _finished.append(own.database_url.get_secret_value().rpartition("/")[2])
+    finish(own)
 
 
 @pytest.fixture
-def other_books(stack: LocalStack, template: str) -> Callable[[], Awaitable[Settings]]:
+def other_books(stack: LocalStack, template: str) -> Iterator[Callable[[], Awaitable[Settings]]]:
     """Give settings for one more database on the same stack, as often as it is called."""
-    return partial(_copy, stack, template)
+    made: list[Settings] = []
+
+    async def copy() -> Settings:
+        made.append(await _copy(stack, template))
+        return made[-1]
+
+    yield copy
+    for each in made:
+        finish(each)
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +190,16 @@ async def connect() -> AsyncIterator[Connect]:
         yield connect_until_the_end
 
 
+def finish(settings: Settings) -> None:
+    """Have the database of a test that has ended removed before the next one is made."""
+    _finished.append(database_name(settings))
+
+
+def database_name(settings: Settings) -> str:
+    """Return the name of a database."""
+    return settings.database_url.get_secret_value().rpartition("/")[2]
+
+
 async def _copy(stack: LocalStack, template: str) -> Settings:
     name = f"test_{next(_numbers)}"
     admin = await asyncpg.connect(stack.database_url)
@@ -184,9 +212,14 @@ async def _copy(stack: LocalStack, template: str) -> Settings:
 
 def _settings(stack: LocalStack, database: str) -> Settings:
     base, _, _ = stack.database_url.rpartition("/")
+    return _settings_of(stack).model_copy(update={"database_url": SecretStr(f"{base}/{database}")})
+
+
+@cache
+def _settings_of(stack: LocalStack) -> Settings:
     return load_settings(
         kafka_bootstrap_servers=stack.kafka_bootstrap_servers,
-        database_url=f"{base}/{database}",
+        database_url=stack.database_url,
         topic_partitions=4,
         session_seconds=10,
         transaction_seconds=5,

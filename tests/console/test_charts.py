@@ -20,6 +20,7 @@ pytestmark = pytest.mark.timeout(60)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
 
+@pytest.mark.whole
 async def test_charts_show_the_values_at_the_cursor_in_each_range(tab: Tab, scene: Scene) -> None:
     """Pointer and keyboard move one cursor through all charts; the chosen range is kept over a reload."""
     page = tab.page
@@ -50,6 +51,7 @@ async def test_charts_show_the_values_at_the_cursor_in_each_range(tab: Tab, scen
     await page.evaluate("localStorage.clear()")
 
 
+@pytest.mark.whole
 async def test_an_accounts_balance_is_read_at_each_change(tab: Tab, scene: Scene) -> None:
     """Arrows go from change to change; after the balance's time it is what remains if nothing happens."""
     await tab.open_view(f"#/account?id={scene.account}")
@@ -147,6 +149,7 @@ async def test_a_balance_that_changes_without_a_line_changes_its_chart(tab: Tab,
     await page.unroute_all()
 
 
+@pytest.mark.whole
 async def test_a_lots_life_and_its_amount_are_two_bars(tab: Tab, scene: Scene) -> None:
     """The life lies on the date axis from end to end; what is left of 5 credits is a share of a bar of its own."""
     await tab.open_view(f"#/account?id={scene.account}")

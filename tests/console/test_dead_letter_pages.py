@@ -83,6 +83,7 @@ async def test_a_search_for_what_is_rare_says_how_far_it_came_and_goes_on(
     await tab.wait_for_text("not JSON")
 
 
+@pytest.mark.whole
 async def test_the_overview_does_not_take_what_was_not_counted_for_none(
     tab: Tab, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +119,7 @@ def test_what_no_page_named_as_its_end_is_refused(text: object) -> None:
         parse_older({"older_than": text})
 
 
+@pytest.mark.whole
 async def test_selected_dead_letters_are_redriven_alone(tab: Tab, scene: Scene) -> None:
     """The operation's record has their places; what is selected stays selected when the list is read again."""
     path = f"#/letters?account={scene.refused}"
@@ -156,6 +158,7 @@ def test_a_selection_that_names_no_dead_letters_is_refused(places: object) -> No
     assert frozenset({(0, 1), (2, 30)}) == parse_filter({"places": ["0/1", "2/30"]}).places
 
 
+@pytest.mark.whole
 async def test_a_server_whose_answers_are_missing_is_named_wherever_they_are(
     tab: Tab, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

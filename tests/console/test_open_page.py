@@ -75,6 +75,7 @@ async def test_data_that_came_while_text_was_selected_is_shown_afterwards(tab: T
     await tab.wait_for_text("2 lines, newest first.")
 
 
+@pytest.mark.whole
 async def test_a_balance_chart_that_is_cut_says_when_it_ends(
     tab: Tab, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +126,7 @@ async def test_a_hidden_page_asks_nothing_and_is_of_now_when_it_is_shown_again(t
         await tab.page.evaluate(_HIDE, arg=False)
 
 
+@pytest.mark.whole
 async def test_a_tab_acts_after_another_one_has_signed_in_again(browser: Browser, scene: Scene, address: str) -> None:
     """The first press does nothing and says as whom the next one acts."""
     async with open_tab(browser, address) as first:
@@ -155,6 +157,7 @@ _PLAN: Final = {
 }
 
 
+@pytest.mark.whole
 async def test_a_dialog_whose_action_runs_stays_until_it_is_done(tab: Tab, scene: Scene) -> None:
     """Neither Cancel nor Escape, pressed as often as one likes, looks like the end of what goes on."""
     page, release = tab.page, asyncio.Event()
@@ -182,6 +185,7 @@ async def test_a_dialog_whose_action_runs_stays_until_it_is_done(tab: Tab, scene
     await page.unroute_all()
 
 
+@pytest.mark.whole
 async def test_the_view_of_lag_says_as_of_when_it_is_while_kafka_is_silent(
     browser: Browser, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +247,7 @@ _TIMES = """fetch("/api/overview").then((answer) => answer.json()).then(({ at, o
 ])"""
 
 
+@pytest.mark.whole
 async def test_the_line_at_the_top_tells_what_a_server_refuses_and_how_old_its_data_is(
     browser: Browser, scene: Scene, connect: Connect
 ) -> None:

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.timeout(60)
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
+@pytest.mark.whole
 async def test_the_search_field_opens_what_a_text_names(tab: Tab, scene: Scene) -> None:
     """In every view, by the key `/` too: an account, a request, a dead letter; a part of an id lists accounts."""
     place = scene.letter.place
@@ -47,6 +48,7 @@ async def test_the_search_field_opens_what_a_text_names(tab: Tab, scene: Scene) 
     assert 0 == await tab.page.locator("main img").count()
 
 
+@pytest.mark.whole
 async def test_the_navigation_counts_what_needs_a_look(tab: Tab) -> None:
     """Nobody reads the scene's ticks; the count has a text for screen readers."""
     await tab.open_view("#/topics")

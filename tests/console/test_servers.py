@@ -85,6 +85,7 @@ async def test_a_server_that_is_away_is_named_with_its_numbers_and_the_rest_is_t
     assert {0, 3} == {lane.partition for lane in sample.lanes}
 
 
+@pytest.mark.whole
 async def test_a_server_that_refuses_is_named_and_nobody_is_said_to_wait_for_it(servers: TwoServers) -> None:
     """It answers: workers have other rights than the console, and may work on."""
     sample = LedgerSample(servers.both)
@@ -100,6 +101,7 @@ async def test_a_server_that_refuses_is_named_and_nobody_is_said_to_wait_for_it(
     assert "wait for it" not in part.text
 
 
+@pytest.mark.whole
 async def test_one_server_by_two_addresses_counts_once_and_is_the_headline(servers: TwoServers) -> None:
     """No number is said to have two holders, as its workers work; books that would be counted twice are not checked."""
     sample = LedgerSample(servers.repeated())
@@ -121,6 +123,7 @@ async def test_one_server_by_two_addresses_counts_once_and_is_the_headline(serve
     assert "lead to one server" in told.text
 
 
+@pytest.mark.whole
 async def test_one_server_of_several_is_a_failed_part_and_its_books_are_not_checked(servers: TwoServers) -> None:
     """With INMAIL_DATABASE_SHARDS forgotten: nothing that it tells is shown as what all tell."""
     monitor = SystemMonitor(QueryLimiter(servers.alone[0]), {})
@@ -188,6 +191,7 @@ async def test_books_are_checked_on_every_server(servers: TwoServers) -> None:
     assert f"4 credits are missing on {first}" == told.text
 
 
+@pytest.mark.whole
 async def test_the_overview_has_a_part_for_each_server(servers: TwoServers) -> None:
     """The page greys what a server that is away said, and its headline names it."""
     await apply_topics(servers.alone[0], await plan_topics(servers.alone[0]))

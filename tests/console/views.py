@@ -1,10 +1,15 @@
 """The console's views: their paths, the texts that they must show, and checks of each view."""
 
+from collections.abc import Sequence
+from typing import Final
+
 from schemas.catalogue import SEND_REQUESTS
 from tests.console.browser import NARROW, WIDE, Tab
 from tests.console.scene import EVIL, Scene
 
-__all__ = ["find_shortcomings", "views"]
+__all__ = ["WINDOWS", "find_shortcomings", "views"]
+
+WINDOWS: Final = ((WIDE, "light"), (NARROW, "dark"))  # widths, and colour schemes
 
 
 def views(scene: Scene) -> dict[str, tuple[str, list[str]]]:
@@ -30,11 +35,13 @@ def views(scene: Scene) -> dict[str, tuple[str, list[str]]]:
     }
 
 
-async def find_shortcomings(tab: Tab, path: str, expected: list[str]) -> list[str]:
+async def find_shortcomings(
+    tab: Tab, path: str, expected: list[str], windows: Sequence[tuple[int, str]] = WINDOWS
+) -> list[str]:
     """Return the problems of a view: violations, overflow and errors. A missing text fails the test."""
     found: list[str] = []
     await tab.open_view(path)
-    for width, scheme in ((WIDE, "light"), (NARROW, "dark")):
+    for width, scheme in windows:
         await tab.set_window(width, scheme)
         for text in expected:
             await tab.wait_for_text(text)

@@ -16,13 +16,14 @@ from tests.ledger.races import Lane, Race, open_race, read_batch, wrong_in_books
 from tests.ledger.races_forms import DEADLOCKING, NEWCOMERS_DEADLOCK, sql_of
 from tests.ledger.races_mix import CATALOGUE, Mix
 from tests.ledger.scenario_events import Input
+from tests.whole import ALL
 from workers.jobs import bisection
 from workers.jobs.billing import BillingJob
 from workers.jobs.job import Batch, Decision
 from workers.ops.books.audit import audit_books
 
 LANES = 7
-BATCHES = int(os.environ.get("BATCHES", "1000"))
+BATCHES = int(os.environ.get("BATCHES") or (1000 if ALL else 400))
 BATCHES_TO_LOSE = 3000  # the broken forms deadlock within 150
 STEP_LOTS = 20
 SEED = 4

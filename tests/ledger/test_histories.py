@@ -45,7 +45,7 @@ from tests.ledger.told_lots import check_told_lots
 from tests.whole import ALL, whole_but
 from workers.ledger.model import Code
 
-HISTORIES = int(os.environ.get("HISTORIES") or (120 if ALL else 40))  # of 45 records on average; about 80 ms each
+HISTORIES = int(os.environ.get("HISTORIES") or (120 if ALL else 20))  # of 45 records on average; about 80 ms each
 TRIES = 1_000
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example, HealthCheck.filter_too_much]
 # What is drawn is not shrunk by hypothesis: a smaller move makes another history of everything after it, and minutes of

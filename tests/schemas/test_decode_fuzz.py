@@ -13,6 +13,7 @@ import schemas
 from schemas.catalogue import CATALOGUE, INPUT_TOPICS, Undecodable, decode, fingerprint
 from schemas.content_modes import Headers, read_request_id
 from schemas.envelope import Event, encode
+from tests.whole import ALL
 
 EXAMPLES = [
     (Path(schemas.__file__).parent / "examples" / f"{row.name}.json").read_bytes()
@@ -21,7 +22,7 @@ EXAMPLES = [
 ]
 DOCUMENTS = [json.loads(example) for example in EXAMPLES]
 TOPIC_OF = {row.name: row.topic for row in CATALOGUE}
-CASES = 600
+CASES = 600 if ALL else 200
 FUZZ = settings(max_examples=CASES, deadline=None, database=None)
 
 leaves = (

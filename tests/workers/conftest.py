@@ -5,16 +5,15 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from aiokafka.admin import RecordsToDelete
 
-from infra.kafka.clients import admin_client
 from infra.postgres import Connection
 from infra.settings import Settings, load_settings
-from schemas.catalogue import SEND_REQUESTS
+from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS
 from tests.conftest import Connect
 from tests.workers.two_servers import TwoServers, prepare_servers
-from tests.workers.wire import ends, prepare
+from tests.workers.wire import prepare, remove_records
 from workers.ledger.plans import SHIPPED
+from workers.telemetry import lane_health
 
 
 @pytest.fixture
@@ -62,9 +61,20 @@ async def servers(
 
 
 @pytest.fixture
+def soon_over_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a lane that finds nothing to do be over its last error after half a second, and not after five."""
+    monkeypatch.setattr(lane_health, "_SETTLED_SECONDS", 0.5)
+
+
+@pytest.fixture
 async def no_far_times_left(cluster: Settings) -> AsyncIterator[None]:
     """Remove the sends' records after a test that gives them times of its own: other tests look for records by time."""
     yield
-    end = await ends(cluster, SEND_REQUESTS)
-    async with admin_client(cluster) as admin:
-        await admin.delete_records({place: RecordsToDelete(before_offset=offset) for place, offset in end.items()})
+    await remove_records(cluster, SEND_REQUESTS)
+
+
+@pytest.fixture
+async def no_letters_left(cluster: Settings) -> AsyncIterator[None]:
+    """Remove all dead letters after a test that makes thousands: other tests read them all, most of a second each."""
+    yield
+    await remove_records(cluster, DEAD_LETTERS)

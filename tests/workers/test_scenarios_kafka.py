@@ -49,11 +49,13 @@ def _said(scenario: Scenario) -> set[tuple[str, ...]]:
 
 def _few(scenarios: list[Scenario]) -> list[Scenario]:
     """Return some scenarios that together have all that these have, each time the one that adds most."""
-    left = set().union(*map(_said, scenarios))
+    said = [(each, _said(each)) for each in scenarios]
+    left = set().union(*(each for _, each in said))
     found = []
     while left:
-        found.append(max(scenarios, key=lambda each: len(_said(each) & left)))
-        left -= _said(found[-1])
+        best, its = max(said, key=lambda each: len(each[1] & left))
+        found.append(best)
+        left -= its
     return found
 
 

@@ -10,10 +10,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.structs import ConsumerRecord
 
-from infra.kafka.clients import create_producer, partitions_of, reader
+from infra.kafka.clients import admin_client, create_producer, partitions_of, reader
 from infra.postgres import Connection, open_database
 from infra.settings import Settings
 from schemas.billing import PromotionGranted
@@ -141,6 +141,13 @@ async def publish(
 async def ends(settings: Settings, topic: str) -> dict[TopicPartition, int]:
     """Return where a topic ends now: where to read from for what comes after."""
     return await _end_offsets(settings, partitions_of(topic, settings.topic_partitions))
+
+
+async def remove_records(settings: Settings, topic: str) -> None:
+    """Remove what a topic has, as retention would."""
+    end = await ends(settings, topic)
+    async with admin_client(settings) as admin:
+        await admin.delete_records({place: RecordsToDelete(before_offset=offset) for place, offset in end.items()})
 
 
 async def _end_offsets(

@@ -118,6 +118,7 @@ async def test_a_server_that_is_away_keeps_no_account_of_another(
     await line.cut()
 
 
+@pytest.mark.whole
 async def test_one_server_by_two_addresses_makes_no_process_ready(
     servers: TwoServers, books: dict[str, PlacedBook]
 ) -> None:
@@ -134,6 +135,7 @@ async def test_one_server_by_two_addresses_makes_no_process_ready(
     assert (503, f"INMAIL_DATABASE_SHARDS: {name.partition('/')[0]}/") == (status, reasons[0])
 
 
+@pytest.mark.whole
 async def test_one_server_of_several_answers_nothing(servers: TwoServers, books: dict[str, PlacedBook]) -> None:
     """With INMAIL_DATABASE_SHARDS forgotten, others' accounts would be unknown, or as they were before a move."""
     settings = servers.alone[0].model_copy(update={"health_port": free_port()})

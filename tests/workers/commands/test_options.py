@@ -10,6 +10,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from tests.whole import whole
 from workers.cli import app
 from workers.commands.running import Exit
 
@@ -123,7 +124,7 @@ def _asked(answer: bytes | signal.Signals, *, as_json: bool = False) -> tuple[in
         (b"y\n", Exit.DONE, "done\n"),
         (b"n\n", Exit.NO, ""),
         (signal.SIGINT, Exit.INTERRUPTED, ""),
-        (b"\x04", Exit.INTERRUPTED, ""),
+        whole(b"\x04", Exit.INTERRUPTED, ""),
     ],
 )
 def test_a_question_is_no_part_of_the_answer(answer: bytes | signal.Signals, exit_: Exit, out: str) -> None:

@@ -15,6 +15,7 @@ from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, EXPIR
 from schemas.envelope import Event, encode
 from schemas.ticks import ExpiryTick
 from tests.ledger.book import DAY, Book
+from tests.whole import whole
 from tests.workers.life import in_partition, living
 from tests.workers.wire import ends, promotion, publish, read, read_to_end, send
 from workers.jobs.billing import BillingJob
@@ -33,7 +34,7 @@ async def _refuse_poison(database: Connection) -> None:
     await database.execute(f"alter table lots add constraint no_poison check (granted <> {POISON})")
 
 
-@pytest.mark.parametrize("where", [[0], [7], [19], [3, 4, 11], list(range(20))])
+@pytest.mark.parametrize("where", [whole([0]), [7], whole([19]), [3, 4, 11], list(range(20))])
 async def test_what_the_database_refuses_is_a_dead_letter_and_its_neighbours_are_decided(
     cluster: Settings, database: Connection, account: str, where: list[int]
 ) -> None:

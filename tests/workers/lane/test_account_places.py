@@ -19,6 +19,7 @@ from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.partitioning_check import OTHERS, SOURCES
 from workers.jobs.send import SendJob
+from workers.lane import lane
 from workers.ledger.plans import load_catalogue
 from workers.ops.books.metrics_exporter import read_servers_once
 from workers.ops.lag import observer
@@ -159,9 +160,10 @@ async def test_new_books_number_accounts_by_the_partitions_of_their_topic(
 
 @pytest.mark.parametrize(("counted", "words"), [(3, "by 3 partitions"), (None, "by no partitions yet")])
 async def test_a_lane_holds_where_the_books_number_accounts_otherwise_until_they_are_numbered_anew(
-    cluster: Settings, database: Connection, counted: int | None, words: str
+    cluster: Settings, database: Connection, monkeypatch: pytest.MonkeyPatch, counted: int | None, words: str
 ) -> None:
     """Partitions were added, say. The lane halts and says what to do; `topics apply` does it, and the lane goes on."""
+    monkeypatch.setattr(lane, "_HALTED_SECONDS", 0.2)
     account = in_partition(cluster, OWN)
     await Book(database).decide(Book(database).promotion(1, account))
     await database.execute("update accounts set partition = 7")

@@ -25,6 +25,7 @@ from schemas.envelope import EVENT_HEADERS, ORIGIN_HEADER, Event, encode
 from schemas.ids import answer_id, derive_id
 from schemas.render import asyncapi
 from tests.ledger.book import pick
+from tests.whole import whole
 from tests.workers.letters import platinum, records_of
 from tests.workers.wire import ends, in_binary_mode, promotion, publish, read, send, settled, working
 from workers.jobs.billing import BillingJob
@@ -97,7 +98,7 @@ async def _send_values(settings: Settings, topic: str, account: str, values: lis
     await publish(settings, topic, [(account.encode(), value) for value in values])
 
 
-@pytest.mark.parametrize("id_", [ULID, RUSSIAN])
+@pytest.mark.parametrize("id_", [whole(ULID), RUSSIAN])
 async def test_a_request_with_an_id_that_is_no_uuid_is_answered_once_with_both_ids(
     cluster: Settings, account: str, database: Connection, id_: str
 ) -> None:

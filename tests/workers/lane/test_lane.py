@@ -194,6 +194,7 @@ async def test_an_older_owner_cannot_store_what_it_decides(
     assert after >= before + 11
 
 
+@pytest.mark.usefixtures("soon_over_it")
 async def test_a_worker_without_a_starting_offset_says_what_to_do_and_goes_on_once_it_is_done(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

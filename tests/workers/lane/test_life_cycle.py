@@ -99,7 +99,7 @@ async def test_sigterm_in_the_middle_of_a_backlog_leaves_nothing_stored_and_unpu
     """It ends in time; what it decided is out; the next worker goes on exactly there."""
     own = cluster.model_copy(update={"batch_records": 200})  # a few of its turns are not all of the backlog
     accounts = _accounts(own)
-    requests: list[Event] = [send(accounts[n % len(accounts)]) for n in range(8_000)]
+    requests: list[Event] = [send(accounts[n % len(accounts)]) for n in range(4_000)]
     start = await ends(own, SEND_RESULTS)
     await publish(own, SEND_REQUESTS, requests)
     await database.execute(_HOLD_IN_THE_MIDDLE)

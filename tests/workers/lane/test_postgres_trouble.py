@@ -78,6 +78,8 @@ async def _disk_full(database: Connection) -> AsyncIterator[None]:
     await database.execute("drop trigger full_ on journal; drop function full_")
 
 
+pytestmark = pytest.mark.usefixtures("soon_over_it")
+
 TROUBLES = {
     "in a read-only transaction": _read_only,
     "too many connections for role": _no_connection_left,

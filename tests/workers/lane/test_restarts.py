@@ -35,6 +35,8 @@ from workers.lane.worker import run_worker
 from workers.ledger.plans import load_catalogue
 from workers.ledger.store import FUNCTIONS
 
+pytestmark = pytest.mark.usefixtures("soon_over_it")
+
 TOPIC, GROUP, TRANSACTIONAL_ID = 2, 3, 5  # kinds of resources
 READ, WRITE = 3, 4
 DENY, PREFIXED = 2, 4

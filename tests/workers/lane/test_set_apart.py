@@ -35,6 +35,8 @@ from workers.ledger.plans import load_catalogue
 from workers.telemetry.health import Health
 from workers.telemetry.tracing import NO_TRACES
 
+pytestmark = pytest.mark.usefixtures("soon_over_it")
+
 
 async def _is_set_apart(logs: Sequence[Mapping[str, Any]]) -> bool:
     return any(log["event"] == "lanes_set_apart" for log in logs)

@@ -23,6 +23,7 @@ from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, CATALOGUE, EXPIRY_TICKS, SEND_REQUESTS
 from schemas.envelope import encode
+from tests.whole import ALL
 from tests.workers.lane.test_lane_ticks import _tick
 from tests.workers.life import in_partition
 from tests.workers.wire import eventually, prepare, promotion, send, working
@@ -40,7 +41,7 @@ from workers.lane.wait import Wait
 from workers.ledger.plans import load_catalogue
 from workers.telemetry.health import Health
 
-RUNS = int(os.environ.get("ORDER_RUNS", "3"))
+RUNS = int(os.environ.get("ORDER_RUNS") or (3 if ALL else 2))
 TOPICS = (BILLING_EVENTS, SEND_REQUESTS, EXPIRY_TICKS)
 GROUPS = {row.topic: row.group or "" for row in CATALOGUE if row.group}
 PLACES = [TopicPartition(topic, 0) for topic in TOPICS]

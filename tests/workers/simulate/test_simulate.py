@@ -413,6 +413,7 @@ def _peak(days: float) -> tuple[int, int]:
         tracemalloc.stop()
 
 
+@pytest.mark.whole
 def test_memory_does_not_grow_with_events() -> None:
     """Four times the events need the same memory."""
     few, small = _peak(10)

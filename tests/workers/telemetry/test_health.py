@@ -17,6 +17,7 @@ from infra.kafka.transactions import TransactionPair, TransactionTimes
 from infra.settings import Settings, SettingsError, load_settings
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from tests.conftest import Connect
+from tests.whole import whole
 from tests.workers.api.served import Line
 from tests.workers.life import Held, in_partition, living
 from tests.workers.processes import ask, free_port
@@ -286,7 +287,7 @@ async def test_the_ticker_is_probed_too(cluster: Settings) -> None:
 
 
 @pytest.mark.parametrize(
-    "run", [run_ticker, partial(run_observer, periods=Periods(0.2, 0.2))], ids=["ticker", "metrics"]
+    "run", [run_ticker, whole(partial(run_observer, periods=Periods(0.2, 0.2)))], ids=["ticker", "metrics"]
 )
 async def test_a_process_that_is_started_while_the_broker_is_away_waits_for_it(
     cluster: Settings, run: Callable[[Settings, asyncio.Event], Awaitable[None]]

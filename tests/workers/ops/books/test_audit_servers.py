@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from infra.settings import Settings
 from infra.shards import settings_of_shards
+from tests.whole import whole
 from tests.workers.two_servers import PlacedBook, TwoServers, account_of, lanes_stand, set_state
 from workers.cli import app
 from workers.commands.running import Exit
@@ -72,7 +73,7 @@ async def test_the_totals_of_all_servers_are_added_up(booked: TwoServers) -> Non
     assert [each["totals"] for each in told["servers"]] == [asdict(each) for each in alone]
 
 
-@pytest.mark.parametrize("option", [(), ("--mark",), ("--new",)], ids=["whole", "mark", "new"])
+@pytest.mark.parametrize("option", [(), whole(("--mark",)), ("--new",)], ids=["whole", "mark", "new"])
 async def test_a_fault_on_one_server_is_found_and_names_it(booked: TwoServers, option: tuple[str, ...]) -> None:
     """The finding is that of an audit of the server alone; the other's mark moves, its own does not."""
     await booked.second.execute("update lots set remaining = remaining - 1")
@@ -163,7 +164,7 @@ async def test_copies_of_a_number_that_another_server_holds_are_not_counted(book
 @pytest.mark.parametrize(
     ("states", "told", "who"),
     [
-        (("left", "arriving"), ([0], []), "no server"),  # a move was killed between the two
+        whole(("left", "arriving"), ([0], []), "no server"),  # a move was killed between the two
         (("held", "held"), ([], [0]), "more than one server"),
     ],
 )
@@ -213,7 +214,7 @@ async def test_a_row_of_a_record_that_another_server_read_is_no_fault(booked: Tw
     assert ["row_was_read"] == [each.name for each in (await audit(booked.alone[0])).failures()]
 
 
-@pytest.mark.parametrize("option", [(), ("--mark",), ("--new",)], ids=["whole", "mark", "new"])
+@pytest.mark.parametrize("option", [(), whole(("--mark",)), whole(("--new",))], ids=["whole", "mark", "new"])
 async def test_an_audit_of_one_server_of_several_is_refused(booked: TwoServers, option: tuple[str, ...]) -> None:
     """With INMAIL_DATABASE_SHARDS forgotten it would say of a part that the ledger balances."""
     done = await inmail(booked.alone[0], "audit", *option)

@@ -17,6 +17,7 @@ from tests.ledger.histories import Draft, batches, drafts, play
 from tests.ledger.scenario_books import OracleBooks
 from tests.ledger.scenario_events import TICK
 from tests.ledger.scenario_sql import SqlBooks, fingerprint_of
+from tests.whole import ALL
 from tests.workers.books_sound import books_of_a_worker
 from workers.ops.books.balance import UnknownAccountError, balance_of
 from workers.ops.books.current_balance import (
@@ -27,7 +28,7 @@ from workers.ops.books.current_balance import (
     read_current_balances,
 )
 
-HISTORIES = int(os.environ.get("HISTORIES", "40"))  # of 45 records on average
+HISTORIES = int(os.environ.get("HISTORIES") or (40 if ALL else 20))  # of 45 records on average
 LONG_AGO = datetime.fromisoformat("2000-01-01T00:00:00Z")  # so that an account's last row gives the instant
 MICROSECOND = timedelta(microseconds=1)
 AFTER = (timedelta(0), timedelta(hours=1), timedelta(days=9), timedelta(days=31), timedelta(days=400))

@@ -114,6 +114,7 @@ async def test_a_server_that_is_away_is_told_and_the_others_are_read(booked: Two
     assert "Postgres cannot be reached at localhost:1 (" in done.stderr
 
 
+@pytest.mark.whole
 async def test_a_part_of_the_books_is_not_told_as_the_whole(booked: TwoServers) -> None:
     """With INMAIL_DATABASE_SHARDS forgotten, once or served; of a server that is alone nothing else is asked."""
     for settings in booked.alone:
@@ -125,6 +126,7 @@ async def test_a_part_of_the_books_is_not_told_as_the_whole(booked: TwoServers) 
     assert {"granted": 5, "spent": 2, "remaining": 3, "difference": 0} == _credits(await _scrape(booked.alone[0]))
 
 
+@pytest.mark.whole
 async def test_credits_of_one_server_by_two_addresses_are_not_added_up(booked: TwoServers) -> None:
     """Once: refused. Served: the process ends, with the same words."""
     wrong = booked.repeated()

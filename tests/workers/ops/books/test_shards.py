@@ -8,6 +8,7 @@ from pydantic import SecretStr
 
 from infra.settings import Settings
 from tests.ledger.book import at
+from tests.whole import whole
 from tests.workers.two_servers import PlacedBook, TwoServers, account_of, ask_alone, set_state
 from workers.error_table import explain
 from workers.ops.books import shards
@@ -30,7 +31,7 @@ async def booked(servers: TwoServers) -> TwoServers:
     return servers
 
 
-QUESTIONS: list[AccountQuestion[Any]] = [read_balance, read_statement, read_balance_history]
+QUESTIONS: list[AccountQuestion[Any]] = [read_balance, whole(read_statement), whole(read_balance_history)]
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=["balance", "statement", "history"])

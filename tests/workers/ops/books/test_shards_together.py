@@ -131,6 +131,7 @@ async def test_a_trace_finds_a_request_on_any_server(
         await trace(servers.both, about(str(uuid4()), None, limit=10))
 
 
+@pytest.mark.whole
 async def test_one_server_of_several_is_asked_for_its_operations_only(
     servers: TwoServers, books: list[tuple[str, PlacedBook, UUID]]
 ) -> None:
@@ -215,6 +216,7 @@ async def test_dead_letters_have_the_answers_of_the_servers_of_their_accounts(
     assert [{"answered": 1}, {"silent_server": 1}] == [dict(each.refused) for each in plans]
 
 
+@pytest.mark.whole
 async def test_a_list_of_dead_letters_says_which_server_may_have_more_of_their_histories(
     servers: TwoServers, books: list[tuple[str, PlacedBook, UUID]], cluster: Settings
 ) -> None:
@@ -312,6 +314,7 @@ async def test_a_redrive_knows_of_those_that_are_noted_on_another_server(
     assert 2 == sum((await count_dead_letters(servers.both, operation=one.number)).values())
 
 
+@pytest.mark.whole
 async def test_one_server_by_two_addresses_answers_nothing_twice(
     servers: TwoServers, books: list[tuple[str, PlacedBook, UUID]]
 ) -> None:

@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 from infra.clock import utc_now
 from infra.kafka.backwards import FEWEST_OFFSETS, BackwardReader, ReadBudget
 from infra.kafka.clients import create_lane_producer, create_producer, partition_of
-from infra.kafka.cluster_queries import LATEST, open_cluster_queries
+from infra.kafka.cluster_queries import EARLIEST, LATEST, open_cluster_queries
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, Undecodable
 from schemas.dead_letters import DeadLetterReason
+from tests.whole import whole
 from tests.workers.letters import set_aside
 from tests.workers.two_servers import SILENT
 from workers.cli import app
@@ -26,6 +27,8 @@ from workers.ops.dead_letters import letters, pages
 from workers.ops.dead_letters.letters import DeadLetter, LetterFilter
 from workers.ops.dead_letters.pages import LetterPage, count_newest, list_dead_letters
 from workers.ops.dead_letters.report import count_dead_letters, report_dead_letters
+
+pytestmark = pytest.mark.usefixtures("no_letters_left")
 
 _numbers = count(2 * 10**9)
 _MANY = 1000
@@ -249,7 +252,7 @@ async def test_letters_that_an_operation_sent_back_are_read_by_their_places(
     assert ([], None, []) == (report.letters, report.next, read)
 
 
-@pytest.mark.parametrize("option", ["--last=50", "--count", "--json"])
+@pytest.mark.parametrize("option", ["--last=50", whole("--count"), whole("--json")])
 async def test_what_an_operation_sent_back_is_not_known_without_postgres(option: str, cluster: Settings) -> None:
     """It is noted there: no letter at all would be an answer, and a wrong one."""
     env = {"INMAIL_KAFKA_BOOTSTRAP_SERVERS": cluster.kafka_bootstrap_servers, "INMAIL_DATABASE_URL": SILENT}
@@ -267,10 +270,11 @@ async def test_what_retention_removes_meanwhile_ends_the_search(cluster: Setting
     place = TopicPartition(DEAD_LETTERS, 0)
     async with open_cluster_queries(cluster) as lookup:
         end = (await lookup.offsets({place: LATEST}, committed=True))[place]
-        reader = BackwardReader(lookup, place, end, -5, end + 5)
+        oldest = (await lookup.offsets({place: EARLIEST}))[place]
+        reader = BackwardReader(lookup, place, end, oldest - 5, end - oldest + 5)
         first = await reader.read_window()
         records = await reader.read_window()
 
     assert [] == first
     assert records[0].key == account.encode()
-    assert (True, 0) == (reader.is_done, reader.oldest)
+    assert (True, oldest) == (reader.is_done, reader.oldest)

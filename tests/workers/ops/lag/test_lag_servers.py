@@ -69,6 +69,7 @@ async def test_a_server_that_is_away_takes_only_its_own_numbers_with_it(lanes: T
     assert [True, False] == [(watcher.statement_of(number) or "").startswith(words) for number in (3, 0)]
 
 
+@pytest.mark.whole
 async def test_one_server_by_two_addresses_is_told_once(lanes: TwoServers) -> None:
     """Its lanes are told; the second address stands where the server of the other numbers should."""
     watcher = lane_watcher(lanes.repeated())

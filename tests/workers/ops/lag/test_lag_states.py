@@ -114,6 +114,7 @@ async def test_a_reader_that_gets_on_and_falls_behind_is_slow(reading: Reading) 
     assert Status.SLOW == again.status
 
 
+@pytest.mark.usefixtures("soon_over_it")
 async def test_a_lock_in_postgres_is_the_cause_on_every_surface(
     cluster: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from infra.settings import Settings
 from schemas.catalogue import BALANCES
+from tests.whole import whole
 from tests.workers.balances_view import read_log
 from tests.workers.command import run
 from tests.workers.noted_operations import list_operations
@@ -96,7 +97,7 @@ def entries(done: OngoingOperation) -> list[tuple[Any, ...]]:
     ]
 
 
-@pytest.mark.parametrize(("stopped_at", "left"), [(3, 2), (4, 1)], ids=["between two servers", "in the second"])
+@pytest.mark.parametrize(("stopped_at", "left"), [(3, 2), whole(4, 1)], ids=["between two servers", "in the second"])
 async def test_all_servers_are_published_once_by_a_run_that_was_stopped_and_resumed(
     books: Books, stopped_at: int, left: int
 ) -> None:
@@ -149,6 +150,7 @@ async def test_a_server_that_does_not_answer_is_left_out_by_name_and_done_by_the
     assert books.all() == await books.published()
 
 
+@pytest.mark.whole
 async def test_a_server_that_goes_away_during_the_run_is_told_and_the_next_run_goes_on_there(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +197,7 @@ async def test_numbers_that_move_meanwhile_are_told_and_published_by_the_next_ru
     assert ([], [[0, 1], [2, 3]]) == (second.failures, [each["numbers"] for each in second.result["servers"]])
 
 
+@pytest.mark.whole
 async def test_a_number_that_moves_between_two_parts_is_published_once(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +223,7 @@ async def test_a_number_that_moves_between_two_parts_is_published_once(
     assert books.all() == await books.published()
 
 
+@pytest.mark.whole
 async def test_a_number_that_no_server_holds_is_refused_before_anything_is_sent(books: Books) -> None:
     """A move that was broken off has to be finished first; so has a number that two servers claim."""
     await set_state(books.servers.second, 3, "arriving", books.servers.first)
@@ -231,6 +235,7 @@ async def test_a_number_that_no_server_holds_is_refused_before_anything_is_sent(
         await plan_balances(books.servers.both, None, FAST)
 
 
+@pytest.mark.whole
 async def test_one_run_at_a_time_works_on_a_server_wherever_it_is_noted(books: Books) -> None:
     """Two would publish under one key, and the later record could be the older balance."""
     async with recorded_operation(books.servers.alone[1], Intent(VERB, *ME, {}, {})):

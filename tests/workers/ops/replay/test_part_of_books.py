@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from infra.settings import Settings
+from tests.whole import whole
 from tests.workers.two_servers import TwoServers, account_of
 from tests.workers.wire import prepare
 from workers.ops.books.whole_books import PartOfBooksError
@@ -16,7 +17,7 @@ from workers.ops.replay.reemit_rows import RowFilter
 
 _PLANS: list[Callable[[Settings], Awaitable[object]]] = [
     lambda settings: plan_reemit(settings, RowFilter(), None, 1.0),
-    lambda settings: plan_reemit(settings, RowFilter(account=account_of(3)), None, 1.0),
+    whole(lambda settings: plan_reemit(settings, RowFilter(account=account_of(3)), None, 1.0)),
     lambda settings: plan_balances(settings, None, 1.0),
     lambda settings: plan_each_server(settings, RebuildRequest("replay shadow", schema="other")),
 ]

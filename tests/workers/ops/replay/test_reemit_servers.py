@@ -133,6 +133,7 @@ async def test_a_request_is_found_on_whichever_server_has_it(rows: Rows) -> None
     assert (0, 1) == (away.count, len(away.silent))
 
 
+@pytest.mark.whole
 async def test_a_server_that_does_not_answer_is_left_out_by_name_and_done_by_the_same_command(rows: Rows) -> None:
     """The exit code tells; the next run sends what is missing and nothing else."""
     both, start = rows.servers.both, await mark(rows.servers.both)

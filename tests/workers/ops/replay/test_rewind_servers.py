@@ -11,6 +11,7 @@ from infra.clock import utc_now
 from infra.kafka.clients import admin_client, committed_offsets
 from infra.postgres import Connection
 from schemas.catalogue import SEND_REQUESTS
+from tests.whole import whole
 from tests.workers.command import run
 from tests.workers.noted_operations import list_operations
 from tests.workers.replaying import ME
@@ -178,7 +179,7 @@ async def test_a_number_that_moves_meanwhile_is_not_rewound(decided: Decided, mo
     assert stood == await decided.committed()
 
 
-@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("several", [whole(False), True])
 async def test_the_console_continues_a_rewind(decided: Decided, *, several: bool) -> None:
     """One that was stopped while its group drained: planned with a page's limits of time, and run without them."""
     settings = decided.servers.both
@@ -204,6 +205,7 @@ async def test_the_console_continues_a_rewind(decided: Decided, *, several: bool
     assert ("stopped", True, [0, 0, 0, 1]) == (stopped.status, can, await decided.committed())
 
 
+@pytest.mark.whole
 async def test_a_rewind_by_one_server_of_several_is_refused(decided: Decided) -> None:
     """With INMAIL_DATABASE_SHARDS forgotten, lanes would be told where their numbers are not."""
     for settings in decided.servers.alone:
@@ -211,6 +213,7 @@ async def test_a_rewind_by_one_server_of_several_is_refused(decided: Decided) ->
             await plan_rewind(settings, WorkerName.SEND, lately(), AGAIN)
 
 
+@pytest.mark.whole
 async def test_one_rewind_at_a_time_works_on_a_server_wherever_it_is_noted(decided: Decided) -> None:
     """An operator whose INMAIL_DATABASE_URL is another server's is told which one is in the way."""
     second = decided.servers.alone[1]

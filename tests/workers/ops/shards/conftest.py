@@ -1,10 +1,13 @@
 """What the tests of several servers share: books with a history, copied for each test."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 
 from infra.local.stack import LocalStack
 from infra.settings import Settings, load_settings
-from tests.workers.ops.shards.servers import Servers, copy_database, decide_history, open_servers
+from tests.conftest import database_name, finish
+from tests.workers.ops.shards.servers import Servers, both_servers, copy_database, decide_history, open_servers
 
 
 @pytest.fixture(scope="session")
@@ -20,10 +23,21 @@ async def settings_of_history(stack: LocalStack, template: str) -> Settings:
 async def decided(settings_of_history: Settings) -> str:
     """Name a database with a simulated history that was decided into it."""
     await decide_history(settings_of_history)
-    return settings_of_history.database_url.get_secret_value().rpartition("/")[2]
+    return database_name(settings_of_history)
+
+
+@pytest.fixture(scope="session")
+async def prepared(settings_of_history: Settings, decided: str, template: str) -> tuple[str, str]:
+    """Name the databases of two servers: the first has that history, the second is prepared and empty."""
+    first, second = [await copy_database(settings_of_history, each) for each in (decided, template)]
+    await open_servers(first, second)
+    return database_name(first), database_name(second)
 
 
 @pytest.fixture
-async def servers(settings: Settings, decided: str, template: str) -> Servers:
-    """Two servers: the first has a history, the second is prepared and empty."""
-    return await open_servers(await copy_database(settings, decided), await copy_database(settings, template))
+async def servers(settings: Settings, prepared: tuple[str, str]) -> AsyncIterator[Servers]:
+    """Two servers of the test's own: the first has a history, the second is prepared and empty."""
+    first, second = [await copy_database(settings, each) for each in prepared]
+    yield both_servers(first, second)
+    finish(first)
+    finish(second)

@@ -25,6 +25,7 @@ from workers.simulate.population import Population
 __all__ = [
     "WHO",
     "Servers",
+    "both_servers",
     "content_of",
     "copy_database",
     "decide_history",
@@ -121,8 +122,13 @@ def with_shards(settings: Settings, *urls: str) -> Settings:
 
 async def open_servers(first: Settings, second: Settings) -> Servers:
     """Prepare the second server, and return both as a process that knows the two."""
+    await add_server(first, await plan_add(first, second.database_url.get_secret_value()), WHO)
+    return both_servers(first, second)
+
+
+def both_servers(first: Settings, second: Settings) -> Servers:
+    """Return two servers that were prepared as a process that knows the two."""
     url, other = first.database_url.get_secret_value(), second.database_url.get_secret_value()
-    await add_server(first, await plan_add(first, other), WHO)
     return Servers(with_shards(first, url, other), with_shards(second, url, other))
 
 

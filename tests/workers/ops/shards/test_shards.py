@@ -107,6 +107,7 @@ async def test_another_server_than_an_empty_one_is_refused(
         await plan_add(settings, _url(other))
 
 
+@pytest.mark.whole
 async def test_the_server_itself_is_not_added(
     settings: Settings, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +121,7 @@ async def test_the_server_itself_is_not_added(
     assert (await read_shard(await connect(settings))).is_alone
 
 
+@pytest.mark.whole
 async def test_a_server_that_was_filled_since_the_plan_is_refused(
     settings: Settings, other_books: Books, connect: Connect
 ) -> None:
@@ -173,6 +175,7 @@ async def test_numbers_that_nobody_holds_and_that_two_claim_are_named(
         await plan_moves(servers.first, [2], "1")
 
 
+@pytest.mark.whole
 async def test_a_copy_and_a_server_that_was_not_prepared_are_found(
     settings: Settings, other_books: Books, connect: Connect
 ) -> None:
@@ -207,6 +210,7 @@ def test_other_texts_are_refused(text: str) -> None:
         parse_numbers([text])
 
 
+@pytest.mark.whole
 async def test_a_server_that_is_not_listed_is_no_target(settings: Settings, other_books: Books) -> None:
     """The tools would not find its accounts."""
     other = await other_books()
@@ -217,6 +221,7 @@ async def test_a_server_that_is_not_listed_is_no_target(settings: Settings, othe
             await plan_moves(settings, [1], to)
 
 
+@pytest.mark.whole
 async def test_a_number_beyond_the_partitions_is_refused(settings: Settings, other_books: Books) -> None:
     """It would be a mistake in typing."""
     servers = await _pair(settings, other_books)
