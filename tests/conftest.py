@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import asyncpg
+import hypothesis
 import pytest
 import structlog
 from pydantic import SecretStr
@@ -29,6 +30,11 @@ FUNCTIONS = Path(__file__).parents[1] / "workers" / "ledger" / "sql"
 MORTAL = {"fsync": "off"}
 HASTY = MORTAL | {"full_page_writes": "off"}  # of a server that no test kills, which may be half-way through a page
 TEMPLATE = "template_inmail"  # a server's migrated and empty database, which others are copied from
+# Another process may have the core for seconds: what that keeps waiting is no fault of what draws the examples.
+hypothesis.settings.register_profile(
+    "shared machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("shared machine")
 # Files are dealt to processes in turn, and a long one at the end would leave a core idle: the longest, and the folders
 # of short ones.
 LONG = {

@@ -108,12 +108,8 @@ async def plan_spans(  # noqa: PLR0913 - what the live ledger and the target hav
         oldest = await consumer.beginning_offsets(places)
         newest = await consumer.end_offsets(places)
         firsts = dict.fromkeys(places, 0) | (await _first_offsets(consumer, places, start, newest))
-    # One of several servers may hold numbers that nobody has written to yet; lanes may have read what ended only.
-    if not numbers and any(newest.values()) and not any(offset or as_of > EPOCH for offset, as_of in live.values()):
-        raise RefusedError(
-            "the live ledger has read nothing of its topics, which hold records: is INMAIL_DATABASE_URL the right"
-            " database? To decide books that are lost again, see docs/operate.md#back-up-and-restore"
-        )
+    if not numbers:  # one of several servers may hold numbers that nobody has written to yet
+        _check_live(newest, live)
     spans = []
     for place in places:
         end = live.get(place, (0, EPOCH))[0]
@@ -129,6 +125,15 @@ async def plan_spans(  # noqa: PLR0913 - what the live ledger and the target hav
         gone = ended.get(place, 0)
         spans.append(Span(place.topic, place.partition, begin, end, as_of, max(0, begin - first) + gone, gone))
     return tuple(spans)
+
+
+def _check_live(newest: Mapping[TopicPartition, int], live: Positions) -> None:
+    """Refuse a live ledger that has read nothing of topics that hold records; it may have read what ended only."""
+    if any(newest.values()) and not any(offset or as_of > EPOCH for offset, as_of in live.values()):
+        raise RefusedError(
+            "the live ledger has read nothing of its topics, which hold records: is INMAIL_DATABASE_URL the right"
+            " database? To decide books that are lost again, see docs/operate.md#back-up-and-restore"
+        )
 
 
 def _check_target(place: TopicPartition, stands: int, begin: int, end: int) -> None:
