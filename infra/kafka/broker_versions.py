@@ -69,6 +69,7 @@ def version_concern(version: BrokerVersion) -> VersionConcern | None:
 
 
 _API_VERSIONS: Any = request_struct(
+    "ApiVersions",
     18,
     3,
     [("client_software_name", TEXT), ("client_software_version", TEXT)],
@@ -80,7 +81,7 @@ _API_VERSIONS: Any = request_struct(
 )
 
 
-class _ApiVersions(_API_VERSIONS):  # type: ignore[misc] # aiokafka is untyped
+class _ApiVersionsRequest(_API_VERSIONS):  # type: ignore[misc] # aiokafka is untyped
     """Asks a broker what it speaks and which features it has."""
 
     def parse_response_header(self, read_buffer: BytesIO | bytes) -> Any:  # noqa: ANN401 - aiokafka's
@@ -97,7 +98,7 @@ async def fetch_versions(lookup: ClusterQueries) -> list[BrokerVersion]:
     """
     found = []
     for node, address in sorted(lookup.brokers().items()):
-        answer = await lookup.send(node, RawRequest(_ApiVersions, "inmail", "1"))
+        answer = await lookup.send(node, RawRequest(_ApiVersionsRequest, "inmail", "1"))
         level = None
         if (told := answer.tags.get(_FEATURES_TAG)) is not None:
             level = {row[0]: row[2] for row in _SUPPORTED.decode(BytesIO(told)) or ()}.get(_FEATURE)

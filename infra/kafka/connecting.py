@@ -47,7 +47,7 @@ def protect_bootstrap(client: AIOKafkaClient) -> None:
             await complete_request(client, _bootstrap(client, bootstrap))
 
     async def ask(node: int, request: Any, **options: Any) -> Any:  # noqa: ANN401 - aiokafka's
-        with waiting_for(server, _spell(type(request).__name__)):
+        with waiting_for(server, _spell(getattr(request, "name", type(request).__name__))):
             return await send(node, request, **options)
 
     client.bootstrap, client.send = start, ask

@@ -15,6 +15,7 @@ __all__ = ["fetch_log_sizes"]
 _PARTITIONS: Final = Array(("partition", Int32), ("size", Int64), ("offset_lag", Int64), ("is_future", Boolean))
 _TOPICS: Final = Array(("topic", String("utf-8")), ("partitions", _PARTITIONS))
 _DESCRIBE_LOG_DIRS: Final = request_struct(
+    "DescribeLogDirs",
     35,
     1,  # the oldest that Kafka 4 knows
     [("topics", Array(("topic", String("utf-8")), ("partitions", Array(Int32))))],

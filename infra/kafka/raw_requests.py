@@ -22,12 +22,19 @@ def table(*fields: tuple[str, Any]) -> CompactArray:
 BROKERS: Final = table(("node_id", Int32), ("host", TEXT), ("port", Int32), ("rack", TEXT))
 
 
-def request_struct(
-    key: int, version: int, asks: list[tuple[str, Any]], answers: list[tuple[str, Any]], *, flexible: bool = True
+def request_struct(  # noqa: PLR0913 - what the protocol says of a request
+    name: str,
+    key: int,
+    version: int,
+    asks: list[tuple[str, Any]],
+    answers: list[tuple[str, Any]],
+    *,
+    flexible: bool = True,
 ) -> Any:  # noqa: ANN401 - a class of aiokafka's, which is untyped
     """Return the struct of a request and, in it, that of the answer.
 
     Args:
+        name: the request's name in the protocol, which a wait for its answer is told by.
         key: the request's number in the protocol.
         version: the only one that is sent.
         asks: the request's fields.
@@ -39,7 +46,7 @@ def request_struct(
     tags = [_TAGS] * flexible
     answer = type("RawResponse", (Response,), own | {"SCHEMA": Schema(*answers, *tags)})
     more = {"RESPONSE_TYPE": answer, "FLEXIBLE_VERSION": flexible, "SCHEMA": Schema(*asks, *tags)}
-    return type("RawRequestStruct", (RequestStruct,), own | more)
+    return type(f"{name}Request", (RequestStruct,), own | more)
 
 
 class RawRequest(Request[RequestStruct]):  # type: ignore[misc] # aiokafka is untyped
@@ -48,7 +55,7 @@ class RawRequest(Request[RequestStruct]):  # type: ignore[misc] # aiokafka is un
     API_KEY = -1  # of the class alone: each request has its struct's
 
     def __init__(self, struct: type[RequestStruct], *values: object) -> None:
-        self.API_KEY, self._CLASSES = struct.API_KEY, (struct,)
+        self.name, self.API_KEY, self._CLASSES = struct.__name__, struct.API_KEY, (struct,)
         self._values = (*values, {}) if struct.FLEXIBLE_VERSION else values
 
     def build(self, request_struct_class: Any) -> Any:  # noqa: ANN401 - aiokafka's

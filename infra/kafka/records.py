@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from time import monotonic
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -41,13 +42,14 @@ async def all_partitions(settings: Settings, topics: Iterable[str]) -> list[Topi
     return [place for topic, count in counts.items() for place in partitions_of(topic, count)]
 
 
-async def read_records(
+async def read_records(  # noqa: PLR0913 - what to read, and how
     settings: Settings,
     places: Sequence[TopicPartition],
     *,
     start: int = 0,
     follow: bool = False,
     from_end: bool = False,
+    tells: bool = True,
 ) -> AsyncGenerator[ConsumerRecord, None]:
     """Yield the committed records of partitions, in the order of each partition.
 
@@ -60,6 +62,7 @@ async def read_records(
         start: the offset to begin at in each partition; a later oldest record is the first instead.
         follow: read new records for ever.
         from_end: skip existing records.
+        tells: whether a command says how far it has read.
 
     Raises:
         KafkaError: when the cluster cannot be reached, or stops answering before the end.
@@ -79,7 +82,8 @@ async def read_records(
                         yield record
         unread = {place: starts[place] for place in places if starts[place] < ends[place]}
         total = _count_offsets(unread, ends)
-        with reading(lambda: f"read so far: {total - _count_offsets(unread, ends):,} of {total:,} offsets"):
+        so_far = reading(lambda: f"read so far: {total - _count_offsets(unread, ends):,} of {total:,} offsets")
+        with so_far if tells else nullcontext():
             async for record in read_to(consumer, unread, ends):
                 yield record
 

@@ -113,13 +113,14 @@ def operations_of(bits: int | None) -> frozenset[Operation]:
     return frozenset(each for each in Operation if bits is not None and bits & 1 << each)
 
 
-class _DescribeGroups(DescribeGroupsRequest_v3):  # type: ignore[misc] # aiokafka is untyped
+class _DescribeGroupsRequest(DescribeGroupsRequest_v3):  # type: ignore[misc] # aiokafka is untyped
     """aiokafka's own reads the answer as of version 2."""
 
     RESPONSE_TYPE = DescribeGroupsResponse_v3
 
 
 _DESCRIBE_CLUSTER: Final = request_struct(
+    "DescribeCluster",
     60,
     0,
     [("include_authorized_operations", Boolean)],
@@ -148,7 +149,7 @@ async def group_operations(lookup: ClusterQueries, groups: Sequence[str]) -> dic
         if for_code(coordinator.error_code) is GroupAuthorizationFailedError:
             found[group] = frozenset()
         elif not coordinator.error_code:
-            request = RawRequest(_DescribeGroups, [group], True)
+            request = RawRequest(_DescribeGroupsRequest, [group], True)
             found.update(_groups_in(await lookup.send(coordinator.coordinator_id, request)))
     return found
 

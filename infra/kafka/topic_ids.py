@@ -54,6 +54,7 @@ _TOPICS: Final = table(
     ("authorized_operations", Int32),
 )
 _METADATA: Final = request_struct(
+    "Metadata",
     3,
     11,
     [

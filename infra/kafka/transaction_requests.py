@@ -27,12 +27,14 @@ _OF_PARTITIONS: Final = table(
     ("partition", Int32), ("error_code", Int16), ("error_message", TEXT), ("producers", _PRODUCERS)
 )
 _DESCRIBE_PRODUCERS: Final = request_struct(
+    "DescribeProducers",
     61,
     0,
     [("topics", _PARTITIONS)],
     [("throttle_time_ms", Int32), ("topics", table(("name", TEXT), ("partitions", _OF_PARTITIONS)))],
 )
 _LIST_TRANSACTIONS: Final = request_struct(
+    "ListTransactions",
     66,
     0,
     [("states", CompactArray(TEXT)), ("producer_ids", CompactArray(Int64))],
@@ -54,7 +56,11 @@ _TRANSACTIONS: Final = table(
     ("topics", _PARTITIONS),
 )
 _DESCRIBE_TRANSACTIONS: Final = request_struct(
-    65, 0, [("ids", CompactArray(TEXT))], [("throttle_time_ms", Int32), ("transactions", _TRANSACTIONS)]
+    "DescribeTransactions",
+    65,
+    0,
+    [("ids", CompactArray(TEXT))],
+    [("throttle_time_ms", Int32), ("transactions", _TRANSACTIONS)],
 )
 _MARKERS: Final = table(
     ("producer_id", Int64),
@@ -65,7 +71,11 @@ _MARKERS: Final = table(
 )
 _WRITTEN: Final = table(("name", TEXT), ("partitions", table(("partition", Int32), ("error_code", Int16))))
 _WRITE_MARKERS: Final = request_struct(
-    27, 1, [("markers", _MARKERS)], [("markers", table(("producer_id", Int64), ("topics", _WRITTEN)))]
+    "WriteTxnMarkers",
+    27,
+    1,
+    [("markers", _MARKERS)],
+    [("markers", table(("producer_id", Int64), ("topics", _WRITTEN)))],
 )
 
 

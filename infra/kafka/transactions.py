@@ -123,7 +123,7 @@ class TransactionPair:
         return from_milliseconds(min(times)) if times and min(times) >= 0 else None
 
     async def _commit(self, producer: AIOKafkaProducer) -> None:
-        """Commit, and wait beside it: cancelled half-way, a commit leaves its producer without a way out."""
+        """Commit; where that is given up, or the caller is cancelled, the producer is of no more use."""
         commit = asyncio.ensure_future(producer.commit_transaction())
         commit.add_done_callback(_look_at)
         try:
@@ -131,7 +131,7 @@ class TransactionPair:
                 raise KafkaError(f"no answer to a commit within {self._seconds} s")
             commit.result()
         finally:
-            commit.cancel()  # where it has not ended its producer is of no more use
+            commit.cancel()
 
     async def discard(self) -> None:
         """Stop both producers. Their errors no longer matter: the next owner of the ids fences them in any case.

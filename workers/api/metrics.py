@@ -76,15 +76,12 @@ class ApiMetrics:
         @web.middleware
         async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
             began = perf_counter()
-            status: int | None = 500  # aiohttp's answer to an error that nobody foresaw
+            status: int | None = 500  # aiohttp's answer to an error of a middleware
             try:
                 response = await handler(request)
                 status = response.status
             except web.HTTPException as error:
                 status = error.status
-                raise
-            except TimeoutError:
-                status = 504  # aiohttp's
                 raise
             except asyncio.CancelledError:  # the client has left without an answer
                 status = None

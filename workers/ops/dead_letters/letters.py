@@ -132,7 +132,9 @@ class FoundLetters:
     unsearched: set[MessagePosition] = field(default_factory=set)  # positions that no search has reached the end for
 
 
-async def find_dead_letters(settings: Settings, partition: int | None = None) -> AsyncGenerator[DeadLetter, None]:
+async def find_dead_letters(
+    settings: Settings, partition: int | None = None, *, tells: bool = True
+) -> AsyncGenerator[DeadLetter, None]:
     """Yield all dead letters in the topic up to its end at the start, each partition's in order.
 
     Close the generator with `contextlib.aclosing` when leaving early.
@@ -140,6 +142,7 @@ async def find_dead_letters(settings: Settings, partition: int | None = None) ->
     Args:
         settings: where Kafka is.
         partition: only this partition; None: all.
+        tells: whether a command says how far it has read; not where it shows other progress.
 
     Raises:
         NotSetUpError: when the topic does not exist.
@@ -148,7 +151,7 @@ async def find_dead_letters(settings: Settings, partition: int | None = None) ->
     """
     places = [place for place in await all_partitions(settings, [DEAD_LETTERS]) if partition in (None, place.partition)]
     if places:
-        async with aclosing(read_records(settings, places)) as records:
+        async with aclosing(read_records(settings, places, tells=tells)) as records:
             async for record in records:
                 yield parse_dead_letter(record)
 

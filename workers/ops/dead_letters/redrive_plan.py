@@ -239,7 +239,12 @@ async def decide_redrives(  # noqa: PLR0913, PLR0917 - what, how and by what is 
     chosen = chosen_offsets(selection)
     batch: list[DeadLetter] = []
     size = 0
-    found = find_dead_letters(settings, selection.partition) if chosen is None else read_chosen(settings, chosen)
+    is_plan = places is None  # a redrive itself shows how much it has sent
+    found = (
+        find_dead_letters(settings, selection.partition, tells=is_plan)
+        if chosen is None
+        else read_chosen(settings, chosen)
+    )
     async with aclosing(found) as letters:
         async for letter in letters:
             if selection.matches(letter) and (places is None or letter_key(letter) in places):

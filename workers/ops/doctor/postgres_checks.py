@@ -36,7 +36,7 @@ _CLOCK_SECONDS: Final = 2.0
 _MIGRATE: Final = "`inmail migrate`"
 _GRANT: Final = re.compile(r"^grant (.+?) on (.+?)\s+to inmail_worker;", re.MULTILINE | re.DOTALL)
 _PRIVILEGE: Final = re.compile(r"(select|insert|update|delete)\s*(?:\(([^)]*)\))?")
-_FUNCTION: Final = re.compile(r"create or replace function (\w+)")
+_FUNCTION: Final = re.compile(r"create or replace function (\w+)\(.*?\bas \$\$(.*?)\$\$", re.DOTALL)
 _KEPT: Final = ("accounts", "lots", "journal", "subscriptions")  # of which no row may be deleted
 _MAY_ALL: Final = "select has_table_privilege($1, $2, $3)"
 _MAY: Final = {"update": "select has_any_column_privilege($1, $2, $3)"}  # it may be granted by column
@@ -124,13 +124,14 @@ async def check_tables(connection: ServerConnection) -> list[CheckResult]:
         return [wrong("Postgres", "migrations", f"{', '.join(missing)} missing", _MIGRATE)]
     results = [ok("Postgres", "migrations", "all of this version are applied")]
     texts = [path.read_text() for path in FUNCTIONS.glob("*.sql")]
-    names = {name for text in texts for name in _FUNCTION.findall(text)}
+    own = [found for text in texts for found in _FUNCTION.findall(text)]
+    names = {name for name, _ in own}
     rows = await connection.fetch(
         "select proname, prosrc from pg_proc where pronamespace = current_schema()::regnamespace and proname = any($1)",
         list(names),
     )
-    bodies = "\n".join(texts)
-    other = sorted({row["proname"] for row in rows if row["prosrc"] not in bodies})
+    there = {(row["proname"], row["prosrc"]) for row in rows}  # with forms that a version before has left
+    other = sorted({name for name, body in own if (name, body) not in there})
     if absent := sorted(names - {row["proname"] for row in rows}):
         results.append(wrong("Postgres", "functions", f"{', '.join(absent)} missing", _MIGRATE))
     elif other:

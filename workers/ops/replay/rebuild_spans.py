@@ -128,10 +128,10 @@ async def plan_spans(  # noqa: PLR0913 - what the live ledger and the target hav
 
 
 def _check_live(newest: Mapping[TopicPartition, int], live: Positions) -> None:
-    """Refuse a live ledger that has read nothing of topics that hold records; it may have read what ended only."""
+    """Refuse a live ledger that has read nothing of topics that have had records; it may have read what ended only."""
     if any(newest.values()) and not any(offset or as_of > EPOCH for offset, as_of in live.values()):
         raise RefusedError(
-            "the live ledger has read nothing of its topics, which hold records: is INMAIL_DATABASE_URL the right"
+            "the live ledger has read nothing of its topics, which have had records: is INMAIL_DATABASE_URL the right"
             " database? To decide books that are lost again, see docs/operate.md#back-up-and-restore"
         )
 

@@ -32,7 +32,7 @@ async def require_mover(session: ShardSession) -> None:
         MissingPrivilegesError: naming what it lacks.
 
     """
-    action = "move numbers (docs/operate.md#rights)"
+    action = "move numbers (docs/shards.md#move-a-number)"
     await require_privileges(session.connection, _NEEDED, session.server.name, action)
 
 
