@@ -11,8 +11,7 @@ import pytest
 from infra.kafka.backwards import ReadBudget
 from schemas.catalogue import SEND_REQUESTS
 from tests.console.browser import Tab
-from tests.console.scene import LETTERS, OPERATOR, Scene
-from tests.workers.noted_operations import list_operations
+from tests.console.scene import OPERATOR, Scene
 from tests.workers.wire import eventually, publish, send
 from workers.console import api, operation_runner
 from workers.console.parameters import older_than_text, parse_filter, parse_older
@@ -117,35 +116,6 @@ def test_what_no_page_named_as_its_end_is_refused(text: object) -> None:
     """Other characters, half a number, half a pair, a number that is none of Kafka's, or too much of it."""
     with pytest.raises(BadRequestError, match="older_than: expected what the page before"):
         parse_older({"older_than": text})
-
-
-@pytest.mark.whole
-async def test_selected_dead_letters_are_redriven_alone(tab: Tab, scene: Scene) -> None:
-    """The operation's record has their places; what is selected stays selected when the list is read again."""
-    path = f"#/letters?account={scene.refused}"
-    await tab.open_view(path)
-    await tab.sign_in(OPERATOR, "maria")
-    boxes = tab.page.locator("tbody input")
-    await boxes.nth(1).wait_for()
-    assert await tab.page.get_by_role("button", name="Redrive selected").is_disabled()
-    await tab.page.get_by_label("Select all on this page").check()
-    await tab.page.get_by_role("button", name=f"Redrive {LETTERS} selected …").wait_for()
-    for number in range(2):
-        await boxes.nth(number).uncheck()
-    assert await tab.page.get_by_label("Select all on this page").evaluate("each => each.indeterminate")
-    places = (await tab.page.locator("tbody th a").all_inner_texts())[2:LETTERS]
-    await tab.open_view("#/operations")
-    await tab.wait_for_text("Recorded operations")
-    await tab.open_view(path)
-    await tab.click("Redrive 2 selected …")
-    await tab.page.get_by_label("include messages that would be dead-lettered again").check()
-    await tab.press("Show the plan")
-    await tab.page.locator("dialog").get_by_label("Reason").fill("only these")
-    await tab.press("Redrive 2 messages")
-    await tab.wait_for_text("only these")
-
-    (done,) = await list_operations(scene.settings, 1)
-    assert ({"places": sorted(places)}, 2) == (done.arguments["selection"], done.plan["messages"])
 
 
 @pytest.mark.parametrize(

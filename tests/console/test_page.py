@@ -390,3 +390,40 @@ async def test_missing_data_is_named(tab: Tab) -> None:
         await tab.open_view(path)
         await tab.wait_for_text(text)
         assert 1 == await tab.page.locator("h1").count()
+
+
+async def test_selected_dead_letters_are_redriven_alone(tab: Tab, scene: Scene) -> None:
+    """The operation's record has their places; what is selected stays selected when the list is read again.
+
+    Of however many the tests before have left: each redrive made new dead letters of what it sent.
+    """
+    path = f"#/letters?account={scene.refused}"
+    await tab.open_view(path)
+    await tab.sign_in(OPERATOR, "maria")
+    boxes = tab.page.locator("tbody input")
+    await boxes.nth(LETTERS - 1).wait_for()
+    count = await boxes.count()
+    assert await tab.page.get_by_role("button", name="Redrive selected").is_disabled()
+    await tab.page.get_by_label("Select all on this page").check()
+    await tab.page.get_by_role("button", name=f"Redrive {count} selected …").wait_for()
+    for number in range(count - 2):
+        await boxes.nth(number).uncheck()
+    assert await tab.page.get_by_label("Select all on this page").evaluate("each => each.indeterminate")
+    places = (await tab.page.locator("tbody th a").all_inner_texts())[count - 2 :]
+    await tab.open_view("#/operations")
+    await tab.wait_for_text("Recorded operations")
+    await tab.open_view(path)
+    await tab.click("Redrive 2 selected …")
+    for box in (
+        "include messages that would be dead-lettered again",
+        "include messages that were redriven or answered before",
+    ):
+        await tab.page.get_by_label(box).check()
+    await tab.press("Show the plan")
+    await tab.page.locator("dialog").get_by_label("Reason").fill("only these")
+    await tab.press("Redrive 2 messages")
+    await tab.wait_for_text("only these")
+
+    (done,) = await list_operations(scene.settings, 1)
+    in_order = sorted(places, key=lambda place: [int(number) for number in place.split("/")])
+    assert ({"places": in_order}, 2) == (done.arguments["selection"], done.plan["messages"])

@@ -1,7 +1,7 @@
 """A slice of the fuzz, and every record that ever got the better of it. `make fuzz` has the rest."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -32,7 +32,15 @@ SEED = "a"
 FOUND: list[Record] = []
 
 
+@pytest.fixture
+async def no_letters_left(settings: Settings) -> AsyncIterator[None]:
+    """Remove all dead letters after a test, also after one that failed: other tests read them all."""
+    yield
+    await remove_records(settings, DEAD_LETTERS)
+
+
 @pytest.mark.timeout(240)
+@pytest.mark.usefixtures("no_letters_left")
 async def test_each_record_has_one_dead_letter_or_one_answer(settings: Settings) -> None:
     """Whatever the bytes: no worker ends or begins again, nothing is dropped, and the books balance."""
     await prepare(settings)
@@ -43,7 +51,6 @@ async def test_each_record_has_one_dead_letter_or_one_answer(settings: Settings)
         if FOUND:
             await fuzz.round(FOUND)
     await fuzz.end()
-    await remove_records(settings, DEAD_LETTERS)  # other tests read them all
 
     judged = fuzz.judged
     assert [] == judged.complaints

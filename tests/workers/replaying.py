@@ -16,7 +16,7 @@ from schemas.envelope import Event, encode
 from schemas.sends import SendUndeliverable
 from schemas.ticks import ExpiryTick
 from tests.ledger.book import Book
-from tests.workers.wire import ends, eventually, promotion, publish, send, settled, working
+from tests.workers.wire import WAIT_SECONDS, ends, eventually, promotion, publish, send, settled, working
 from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.job import Job
@@ -64,15 +64,15 @@ async def mark(settings: Settings) -> Marks:
     return Marks(await ends(settings, SEND_RESULTS) | await ends(settings, CREDIT_EVENTS))
 
 
-async def work_off(settings: Settings, *jobs: Job) -> None:
+async def work_off(settings: Settings, *jobs: Job, seconds: float = WAIT_SECONDS) -> None:
     """Let workers decide everything that is there, and end."""
     jobs = jobs or (SendJob(load_catalogue()), BillingJob(load_catalogue()))
     async with working(settings, *jobs):
-        await published(settings, *jobs)
+        await published(settings, *jobs, seconds=seconds)
     await settled(settings)
 
 
-async def published(settings: Settings, *jobs: Job) -> None:
+async def published(settings: Settings, *jobs: Job, seconds: float = WAIT_SECONDS) -> None:
     """Wait until workers that run have published the answers to everything that is there."""
     async with admin_client(settings) as admin, reader(settings, None, "read_uncommitted") as consumer:
 
@@ -84,7 +84,7 @@ async def published(settings: Settings, *jobs: Job) -> None:
                     return False
             return True
 
-        await eventually(done, "all is answered")
+        await eventually(done, "all is answered", seconds)
 
 
 async def fund_and_send(settings: Settings, account: str, sends: int) -> list[Event]:

@@ -249,11 +249,11 @@ async def working(settings: Settings, *jobs: Job) -> AsyncIterator[None]:
         await asyncio.gather(*tasks)
 
 
-async def eventually(condition: Callable[[], Any], what: str) -> None:
-    """Wait until an awaited condition holds, at most WAIT_SECONDS."""
+async def eventually(condition: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS) -> None:
+    """Wait until an awaited condition holds."""
     try:
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(seconds):
             while not await condition():
                 await asyncio.wait([asyncio.create_task(asyncio.sleep(0.05))])
     except TimeoutError:
-        raise AssertionError(f"not within {WAIT_SECONDS} s: {what}") from None
+        raise AssertionError(f"not within {seconds} s: {what}") from None

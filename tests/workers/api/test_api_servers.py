@@ -135,7 +135,6 @@ async def test_one_server_by_two_addresses_makes_no_process_ready(
     assert (503, f"INMAIL_DATABASE_SHARDS: {name.partition('/')[0]}/") == (status, reasons[0])
 
 
-@pytest.mark.whole
 async def test_one_server_of_several_answers_nothing(servers: TwoServers, books: dict[str, PlacedBook]) -> None:
     """With INMAIL_DATABASE_SHARDS forgotten, others' accounts would be unknown, or as they were before a move."""
     settings = servers.alone[0].model_copy(update={"health_port": free_port()})

@@ -237,7 +237,7 @@ async def test_looking_for_answers_begins_where_the_lane_had_noted_the_last_ones
     assert 3 == len(answers) == len({each["request_id"] for each in answers})
 
 
-@pytest.mark.parametrize("time", [RecordTime.CREATE, whole(RecordTime.APPEND)])
+@pytest.mark.parametrize("time", [whole(RecordTime.CREATE), RecordTime.APPEND])
 async def test_looking_for_answers_of_a_quiet_lane_begins_where_its_records_in_doubt_came_in(
     cluster: Settings, database: Connection, time: RecordTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,7 +100,6 @@ async def test_copies_that_a_move_left_are_to_be_deleted_before_accounts_are_cou
         await plan_numbering(servers.both.model_copy(update={"topic_partitions": 8}))
 
 
-@pytest.mark.whole
 async def test_one_server_of_several_is_not_numbered_anew(servers: TwoServers) -> None:
     """With INMAIL_DATABASE_SHARDS forgotten, its accounts would get numbers that another server holds."""
     await servers.first.execute("insert into accounts (account_id, partition) values ('a', 0)")

@@ -178,6 +178,16 @@ async def test_what_is_broken_in_the_database_is_found(prepared: Settings, what:
     assert [] == await _wrong(prepared)
 
 
+async def test_a_form_of_a_function_that_a_version_before_has_left_is_nothing_wrong(prepared: Settings) -> None:
+    """Workers of this version call the one with this version's parameters; `inmail migrate` leaves the other there."""
+    form = "note_told(bigint, told_period, timestamptz)"
+    sql = f"create function {form} returns void language sql as $$ select 'a version before' $$"
+    async with _broken(prepared, sql, f"drop function {form}"):
+        found = await _wrong(prepared)
+
+    assert [] == found
+
+
 async def test_whoever_keeps_a_table_locked_is_named_and_keeps_no_worker_from_being_started(
     prepared: Settings, connect: Connect
 ) -> None:

@@ -150,7 +150,6 @@ async def test_a_server_that_does_not_answer_is_left_out_by_name_and_done_by_the
     assert books.all() == await books.published()
 
 
-@pytest.mark.whole
 async def test_a_server_that_goes_away_during_the_run_is_told_and_the_next_run_goes_on_there(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,7 +222,6 @@ async def test_a_number_that_moves_between_two_parts_is_published_once(
     assert books.all() == await books.published()
 
 
-@pytest.mark.whole
 async def test_a_number_that_no_server_holds_is_refused_before_anything_is_sent(books: Books) -> None:
     """A move that was broken off has to be finished first; so has a number that two servers claim."""
     await set_state(books.servers.second, 3, "arriving", books.servers.first)
@@ -235,7 +233,6 @@ async def test_a_number_that_no_server_holds_is_refused_before_anything_is_sent(
         await plan_balances(books.servers.both, None, FAST)
 
 
-@pytest.mark.whole
 async def test_one_run_at_a_time_works_on_a_server_wherever_it_is_noted(books: Books) -> None:
     """Two would publish under one key, and the later record could be the older balance."""
     async with recorded_operation(books.servers.alone[1], Intent(VERB, *ME, {}, {})):

@@ -207,10 +207,15 @@ async def test_what_restored_books_do_not_know_is_decided_without_asking(
 
 
 @pytest.mark.whole
+@pytest.mark.timeout(240)  # all that the tests before it have left on the topics is decided again
 async def test_books_that_are_lost_are_decided_again_from_topics_that_are_whole(
     cluster: Settings, database: Connection, account: str
 ) -> None:
-    """As docs/operate.md tells: an empty database, all groups set back. Readers hear of no event that they lack."""
+    """As docs/operate.md tells: an empty database, all groups set back. Readers hear of no event that they lack.
+
+    But to the oldest time, where the docs say offset 0: the topics that tests share have lost their beginnings, and
+    offset 0 is refused. Much of what is left on them is malformed on purpose.
+    """
     start = await mark(cluster)
     await whole_history(cluster, Book(database), account)
     first, before = await _ids_of(account, start, cluster), await database.fetch(_ROWS, account)
@@ -221,17 +226,17 @@ async def test_books_that_are_lost_are_decided_again_from_topics_that_are_whole(
     plans = [
         (await back(cluster, RewindTarget(TargetKind.TIME, EPOCH), RewindOptions(), worker))[0] for worker in WorkerName
     ]
-    await work_off(cluster, *jobs)
+    await work_off(cluster.model_copy(update={"dead_letter_share": 1.0}), *jobs, seconds=120)
 
     assert {0} == {move.republished for plan in plans for move in plan.moves}
     assert before == await database.fetch(_ROWS, account)
     assert first == await _ids_of(account, again, cluster)
 
 
-async def _ids_of(account: str, since: Marks, settings: Settings) -> set[str]:
-    """Return the ids of an account's events since then."""
+async def _ids_of(account: str, since: Marks, settings: Settings) -> list[str]:
+    """Return the ids of an account's events since then, each as often as it was published."""
     events = [json.loads(each.value) for each in await since.read(settings)]
-    return {event["id"] for event in events if event.get("subject") == account}
+    return sorted(event["id"] for event in events if event.get("subject") == account)
 
 
 async def test_what_had_been_set_aside_is_set_aside_again_or_decided_once_it_can_be(

@@ -23,7 +23,6 @@ from workers.console.query_limiter import QueryLimiter
 from workers.jobs.send import SendJob
 from workers.ledger.model import WorkerName
 from workers.ops.books.shards import NotHeldError, ServerError, server_name
-from workers.ops.books.whole_books import PartOfBooksError
 from workers.ops.operations import Intent, OngoingOperation, RefusedError, recorded_operation
 from workers.ops.replay import rewind as rewinding
 from workers.ops.replay.rewind import rewind
@@ -205,15 +204,6 @@ async def test_the_console_continues_a_rewind(decided: Decided, *, several: bool
     assert ("stopped", True, [0, 0, 0, 1]) == (stopped.status, can, await decided.committed())
 
 
-@pytest.mark.whole
-async def test_a_rewind_by_one_server_of_several_is_refused(decided: Decided) -> None:
-    """With INMAIL_DATABASE_SHARDS forgotten, lanes would be told where their numbers are not."""
-    for settings in decided.servers.alone:
-        with pytest.raises(PartOfBooksError, match="holds only some of the partition numbers: name all servers"):
-            await plan_rewind(settings, WorkerName.SEND, lately(), AGAIN)
-
-
-@pytest.mark.whole
 async def test_one_rewind_at_a_time_works_on_a_server_wherever_it_is_noted(decided: Decided) -> None:
     """An operator whose INMAIL_DATABASE_URL is another server's is told which one is in the way."""
     second = decided.servers.alone[1]

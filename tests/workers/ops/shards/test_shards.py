@@ -107,7 +107,6 @@ async def test_another_server_than_an_empty_one_is_refused(
         await plan_add(settings, _url(other))
 
 
-@pytest.mark.whole
 async def test_the_server_itself_is_not_added(
     settings: Settings, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,7 +120,6 @@ async def test_the_server_itself_is_not_added(
     assert (await read_shard(await connect(settings))).is_alone
 
 
-@pytest.mark.whole
 async def test_a_server_that_was_filled_since_the_plan_is_refused(
     settings: Settings, other_books: Books, connect: Connect
 ) -> None:
@@ -175,7 +173,6 @@ async def test_numbers_that_nobody_holds_and_that_two_claim_are_named(
         await plan_moves(servers.first, [2], "1")
 
 
-@pytest.mark.whole
 async def test_a_copy_and_a_server_that_was_not_prepared_are_found(
     settings: Settings, other_books: Books, connect: Connect
 ) -> None:
