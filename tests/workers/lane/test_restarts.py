@@ -139,7 +139,7 @@ async def test_a_worker_outlives_its_broker_s_restart(
 
     print(f"{a_second:.0f} attempts a second to reach the broker")
     assert once_each(requests, answers)
-    assert 0 < a_second < 200  # 50 on a quiet machine; a producer that spins makes thousands
+    assert 0 < a_second < 200  # some 50 on a quiet machine, 81 on a busy one
 
 
 @pytest.mark.parametrize("topic", [SEND_REQUESTS, SEND_RESULTS])
