@@ -372,7 +372,7 @@ async def test_a_passing_error_after_long_idleness_ends_no_worker(
     cluster: Settings, account: str, monkeypatch: pytest.MonkeyPatch, whose: str
 ) -> None:
     """Whatever closed its lanes: they had nothing to do for longer than a lane may be stuck."""
-    own = cluster.model_copy(update={"stuck_seconds": 2.0})
+    own = cluster.model_copy(update={"stuck_seconds": 4.0})  # a busy machine takes 2 to open a lane again
     start = await ends(cluster, SEND_RESULTS)
     publish_, failed = TransactionPair.publish, asyncio.Event()
 
@@ -384,7 +384,7 @@ async def test_a_passing_error_after_long_idleness_ends_no_worker(
 
     async with living(own) as life:
         await life.ready()
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(4.5)
         if whose == "of one lane":
             lanes = life.worker.membership.lanes  # type: ignore[union-attr]
             lanes[LANE].inbox.interrupt(KafkaError("planted"))
@@ -392,7 +392,7 @@ async def test_a_passing_error_after_long_idleness_ends_no_worker(
             monkeypatch.setattr(TransactionPair, "publish", fails_once)
         await publish(cluster, SEND_REQUESTS, [request := send(account)])
         (answer,) = await read(cluster, start, 1)
-        await asyncio.sleep(1)  # two looks of the watchdog
+        await asyncio.sleep(2)  # two looks of the watchdog
 
         assert str(request.id) == answer["request_id"]
         assert not life.task.done()
