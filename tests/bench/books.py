@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 
+from infra.clock import utc_now
 from infra.kafka.clients import partition_of
 from infra.local.stack import LocalStack
 from infra.migrate import migrate
@@ -25,7 +26,17 @@ from workers.ledger.model import Request
 from workers.ledger.plans import Catalogue, Limits, load_catalogue
 from workers.ledger.store import FUNCTIONS
 
-__all__ = ["ACCOUNTS", "PARTITIONS", "Databases", "every_rule_on", "requests_of", "sends", "stack_settings"]
+__all__ = [
+    "ACCOUNTS",
+    "PARTITIONS",
+    "Databases",
+    "account",
+    "every_rule_on",
+    "gift",
+    "requests_of",
+    "sends",
+    "stack_settings",
+]
 
 PARTITIONS = int(os.environ.get("BENCH_PARTITIONS", "12"))  # the default of INMAIL_TOPIC_PARTITIONS
 ACCOUNTS = 10_000
@@ -50,6 +61,12 @@ def stack_settings(stack: LocalStack, database: str, server: int = 1) -> Setting
 def account(number: int) -> str:
     """Return the id of one of the accounts."""
     return f"member-{number:06}"
+
+
+def gift(account_id: str) -> PromotionGranted:
+    """Return an event of now that gives an account one credit."""
+    data = {"promotion_id": "bench", "credits": 1}
+    return PromotionGranted.create(id=uuid4(), source="/bench", subject=account_id, time=utc_now(), data=data)
 
 
 def sends(count: int, seed: int) -> list[SendRequested]:
@@ -117,14 +134,14 @@ class Databases:
         for _ in range(_LOTS):
             by_partition: dict[int, list[PromotionGranted]] = {}
             for number in range(ACCOUNTS):
-                gift = PromotionGranted.create(
+                given = PromotionGranted.create(
                     id=UUID(int=random.getrandbits(128), version=4),
                     source="/bench",
                     subject=account(number),
                     time=GRANTED,
                     data={"promotion_id": "bench", "credits": _CREDITS},
                 )
-                by_partition.setdefault(partition_of(gift.subject.encode(), PARTITIONS), []).append(gift)
+                by_partition.setdefault(partition_of(given.subject.encode(), PARTITIONS), []).append(given)
             for partition, gifts in by_partition.items():
                 for at in range(0, len(gifts), 1_000):
                     batch = Batch(requests_of(gifts[at : at + 1_000], GRANTED, partition, offset))

@@ -15,19 +15,16 @@ from statistics import quantiles
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import NamedTuple
-from uuid import uuid4
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from infra.clock import utc_now
 from infra.kafka.clients import create_producer, partitions_of, reader
 from infra.local.stack import LocalStack
 from infra.settings import Settings
-from schemas.billing import PromotionGranted
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
 from schemas.sends import SendRequested
-from tests.bench.books import PARTITIONS, Databases, sends, stack_settings
+from tests.bench.books import PARTITIONS, Databases, gift, sends, stack_settings
 from tests.bench.cpu import CpuMeter
 from tests.bench.draining import Form, input_ends, running, set_offsets
 from tests.bench.figures import Figure, of_rounds, order_of
@@ -39,6 +36,7 @@ from workers.topology import GROUP_OF
 __all__ = [
     "A_SECOND",
     "SECONDS",
+    "START_REQUESTS",
     "WARM_SECONDS",
     "Measured",
     "all_workers",
@@ -243,14 +241,8 @@ async def _bill(producer: AIOKafkaProducer, requests: Sequence[SendRequested]) -
 
 async def _give(producer: AIOKafkaProducer, request: SendRequested) -> None:
     """Give a credit to the account of a request."""
-    gift = PromotionGranted.create(
-        id=uuid4(),
-        source="/bench",
-        subject=request.subject,
-        time=utc_now(),
-        data={"promotion_id": "bench", "credits": 1},
-    )
-    await producer.send(BILLING_EVENTS, encode(gift), gift.subject.encode())
+    given = gift(request.subject)
+    await producer.send(BILLING_EVENTS, encode(given), given.subject.encode())
 
 
 async def receive(consumer: AIOKafkaConsumer, sent: dict[str, float], waits: dict[str, float], count: int) -> None:

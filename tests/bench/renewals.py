@@ -19,14 +19,14 @@ from infra.clock import utc_now
 from infra.kafka.clients import create_producer, partitions_of, reader
 from infra.local.stack import LocalStack
 from infra.settings import Settings
-from schemas.billing import PromotionGranted, SubscriptionActivated, SubscriptionPeriod, SubscriptionRenewed
+from schemas.billing import SubscriptionActivated, SubscriptionPeriod, SubscriptionRenewed
 from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, SEND_RESULTS
 from schemas.envelope import AccountEvent, encode
 from schemas.sends import SendRequested
-from tests.bench.books import ACCOUNTS, PARTITIONS, Databases, account, sends, stack_settings
+from tests.bench.books import ACCOUNTS, PARTITIONS, Databases, account, gift, sends, stack_settings
 from tests.bench.cpu import CpuMeter
 from tests.bench.figures import Figure, of_rounds, order_of
-from tests.bench.latency import all_workers, pass_over, receive, send_evenly, share, wait_for_answers
+from tests.bench.latency import START_REQUESTS, all_workers, pass_over, receive, send_evenly, share, wait_for_answers
 from workers.ops.topics.plan import apply_topics, plan_topics
 
 __all__ = ["run"]
@@ -34,7 +34,6 @@ __all__ = ["run"]
 ROUNDS = 3
 SENDS_A_SECOND = 100
 SENDS = 1_000
-START_REQUESTS = 200  # some in each partition: their answers show that the workers read
 LIMIT_SECONDS = 120.0  # for a burst
 
 _OUTPUT = [*partitions_of(SEND_RESULTS, PARTITIONS), *partitions_of(CREDIT_EVENTS, PARTITIONS)]
@@ -109,7 +108,10 @@ async def _measure(stack: LocalStack, books: Settings, number: int) -> _Round:
         for subscription in "ab":
             await load.burst(_periods(SubscriptionActivated, subscription, now - _MONTH))
         alone = await load.send_alone(sends(SENDS, seed=number))
-        forms = {"gifts": _gifts(), "renewals": _periods(SubscriptionRenewed, "a", now)}
+        forms = {
+            "gifts": [gift(account(number)) for number in range(ACCOUNTS)],
+            "renewals": _periods(SubscriptionRenewed, "a", now),
+        }
         bursts = {name: await load.burst(forms[name]) for name in order_of(number, list(forms))}
         beside = await load.burst(_periods(SubscriptionRenewed, "b", now), sends(SENDS, seed=ROUNDS + number))
     return _Round(bursts["gifts"], bursts["renewals"], beside, alone)
@@ -124,26 +126,28 @@ class _Load(NamedTuple):
 
     async def send_alone(self, requests: Sequence[SendRequested]) -> list[float]:
         """Return the waits of sends beside nothing, in milliseconds."""
-        sent: dict[str, float] = {}
-        waits: dict[str, float] = {}
-        async with asyncio.timeout(LIMIT_SECONDS), asyncio.TaskGroup() as group:
-            group.create_task(send_evenly(self.producer, requests, sent, SENDS_A_SECOND))
-            await receive(self.consumer, sent, waits, len(requests))
-        return list(waits.values())
+        return list((await self._answers({}, (), requests)).values())
 
     async def burst(self, events: Sequence[AccountEvent], requests: Sequence[SendRequested] = ()) -> _Burst:
         """Publish billing events at once, and sends beside them, until all are answered."""
-        waits: dict[str, float] = {}
         meter, began = CpuMeter(self.processes), perf_counter()
         sent = {str(event.id): began for event in events}
+        waits = await self._answers(sent, events, requests)
+        seconds = max(waits[str(event.id)] for event in events) / 1e3
+        of_sends = [waits[key] for request in requests if sent[key := str(request.id)] < began + seconds]
+        return _Burst(len(events) / seconds, sum(meter.microseconds_each(len(events)).values()), of_sends)
+
+    async def _answers(
+        self, sent: dict[str, float], events: Sequence[AccountEvent], requests: Sequence[SendRequested]
+    ) -> dict[str, float]:
+        """Publish billing events at once, and sends evenly, noted in `sent`; return what each waited, by its id."""
+        waits: dict[str, float] = {}
         async with asyncio.timeout(LIMIT_SECONDS), asyncio.TaskGroup() as group:
             group.create_task(send_evenly(self.producer, requests, sent, SENDS_A_SECOND))
             for event in events:
                 await self.producer.send(BILLING_EVENTS, encode(event), event.subject.encode())
             await receive(self.consumer, sent, waits, len(events) + len(requests))
-        seconds = max(waits[str(event.id)] for event in events) / 1e3
-        of_sends = [waits[key] for request in requests if sent[key := str(request.id)] < began + seconds]
-        return _Burst(len(events) / seconds, sum(meter.microseconds_each(len(events)).values()), of_sends)
+        return waits
 
 
 def _periods(kind: type[SubscriptionPeriod], subscription: str, start: datetime) -> list[AccountEvent]:
@@ -160,19 +164,6 @@ def _periods(kind: type[SubscriptionPeriod], subscription: str, start: datetime)
                 "period_start": start,
                 "period_end": start + _MONTH,
             },
-        )
-        for number in range(ACCOUNTS)
-    ]
-
-
-def _gifts() -> list[AccountEvent]:
-    return [
-        PromotionGranted.create(
-            id=uuid4(),
-            source="/bench",
-            subject=account(number),
-            time=utc_now(),
-            data={"promotion_id": "bench", "credits": 1},
         )
         for number in range(ACCOUNTS)
     ]

@@ -20,22 +20,21 @@ from pathlib import Path
 from statistics import quantiles
 from time import perf_counter, time
 from typing import Any, Final
-from uuid import uuid4
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaProducer
 
 from infra.clock import utc_now
 from infra.kafka.clients import admin_client, committed_offsets, create_producer, partitions_of, reader
 from infra.local.stack import LocalStack
 from infra.postgres import connect_database
 from infra.settings import RecordTime, Settings
-from schemas.billing import PromotionGranted
 from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import AccountEvent, encode
 from schemas.sends import SendRequested
-from tests.bench.books import PARTITIONS, Databases, sends, stack_settings
+from tests.bench.books import PARTITIONS, Databases, gift, sends, stack_settings
 from tests.bench.cpu import CpuMeter
 from tests.bench.draining import Form, Offsets, running, set_offsets
+from tests.bench.latency import receive
 from workers.ops.topics.plan import apply_topics, plan_topics
 from workers.topology import GROUP_OF, WORKER_OF
 
@@ -83,7 +82,7 @@ async def _cells(given: argparse.Namespace) -> AsyncIterator[dict[str, Any]]:
             async with databases.one() as books:
                 cell |= await _steadily(stack, books, workers, given)
             requests: list[AccountEvent] = [*sends(given.backlog, seed=given.backlog)]
-            gifts: list[AccountEvent] = [_gift(each.subject) for each in requests[::_SENDS_A_BILLING_EVENT]]
+            gifts: list[AccountEvent] = [gift(each.subject) for each in requests[::_SENDS_A_BILLING_EVENT]]
             async with databases.one() as books, _by_producers_time(books) as timed:
                 cell["drain"] = await _drained(stack, timed, workers, {SEND_REQUESTS: requests})
             async with databases.one() as books, _by_producers_time(books) as timed:
@@ -160,10 +159,10 @@ async def _decide(trees: Mapping[str, int], books: Settings, rate: int, seconds:
             await consumer.position(place)  # the end is found before anything is sent
         sending = asyncio.create_task(_send(producer, requests, rate, due))
         async with asyncio.timeout(seconds + _LATE_SECONDS):
-            await _receive(consumer, due, waits, warm)
+            await receive(consumer, due, waits, warm)
             meter = CpuMeter(trees)
             began = len(waits)
-            await _receive(consumer, due, waits, len(requests))
+            await receive(consumer, due, waits, len(requests))
         await sending
     shares = quantiles([waits[str(each.id)] for each in requests[warm:]], n=100)
     cpu = _by_kind(meter.microseconds_each(max(1, len(requests) - began)))
@@ -179,30 +178,12 @@ async def _send(producer: AIOKafkaProducer, requests: list[SendRequested], rate:
         due[str(request.id)] = at
         await _publish(producer, SEND_REQUESTS, request)
         if number % _SENDS_A_BILLING_EVENT == 0:
-            await _publish(producer, BILLING_EVENTS, _gift(request.subject))
+            await _publish(producer, BILLING_EVENTS, gift(request.subject))
     await producer.flush()
-
-
-def _gift(account: str) -> PromotionGranted:
-    data = {"promotion_id": "bench", "credits": 1}
-    return PromotionGranted.create(id=uuid4(), source="/bench", subject=account, time=utc_now(), data=data)
 
 
 async def _publish(producer: AIOKafkaProducer, topic: str, event: AccountEvent) -> None:
     await producer.send(topic, encode(event), event.subject.encode())
-
-
-async def _receive(consumer: AIOKafkaConsumer, due: dict[str, float], waits: dict[str, float], count: int) -> None:
-    """Receive results until so many requests have one."""
-    name = b'"request_id":"'
-    while len(waits) < count:
-        fetched = await consumer.getmany(timeout_ms=500)
-        now = perf_counter()
-        for record in (record for records in fetched.values() for record in records):
-            at = record.value.index(name) + len(name)
-            request_id = record.value[at : at + 36].decode()
-            if request_id in due:
-                waits.setdefault(request_id, (now - due[request_id]) * 1000)
 
 
 async def _drained(

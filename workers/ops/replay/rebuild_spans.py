@@ -97,7 +97,7 @@ async def plan_spans(  # noqa: PLR0913 - what the live ledger and the target hav
 
     Raises:
         RefusedError: when the topics no longer have what the live ledger has read, or not where the target stands; when
-            the live ledger has read nothing of topics that hold records, and the target would match it.
+            the live ledger has read nothing of topics that have had records, and the target would match it.
         NotSetUpError: when the topics do not exist.
         KafkaError: when Kafka cannot be reached or refuses.
 
