@@ -48,7 +48,6 @@ __all__ = [
     "CHANGING",
     "CHECKED",
     "RIGHTS",
-    "WARNED",
     "check_rights",
     "explain_refusal",
     "rights_of",
@@ -162,8 +161,7 @@ BALANCES_RIGHTS: Final[Mapping[str, Sequence[Right]]] = {
     "console operator": (*_topics(_READ, BALANCES), *_topics(Operation.DESCRIBE_CONFIGS, BALANCES)),
 }
 # Commands that ask for their rights before they begin: those that change something, and one that would draw a false
-# plan from what it is not shown. Those of `WARNED` say what their answer lacks, and give the rest.
-WARNED: Final = frozenset({"trace"})
+# plan from what it is not shown.
 CHECKED: Final = frozenset(
     {"topics plan", "topics apply", "dead-letters redrive", "replay rewind", "replay reemit", "lag"}
     | {"prune", "replay balances", "shards add", "shards move"}

@@ -256,10 +256,16 @@ async def committed_offsets(
     that error. A broker that knows the answer names every requested partition, with -1 for none.
 
     Raises:
+        TopicAuthorizationFailedError: when the user may not describe one of the topics.
         KafkaError: when the offsets are not known now. They may be known later.
 
     """
-    found = await admin.list_consumer_group_offsets(group, partitions=list(places))
+    try:
+        found = await admin.list_consumer_group_offsets(group, partitions=list(places))
+    except NoError as error:
+        # What aiokafka 0.14.0 raises where a partition has an error: that of the answer as a whole, which has none.
+        # Brokers give a partition one only where its topic may not be described.
+        raise TopicAuthorizationFailedError(f"the offsets of group {group} may not be read: {error.args[0]}") from error
     if missing := [place for place in places if place not in found]:
         raise GroupCoordinatorNotAvailableError(f"the offsets of group {group} on {missing[0].topic} are not known yet")
     return {place: found[place].offset if found[place].offset >= 0 else None for place in places}

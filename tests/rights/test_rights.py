@@ -45,13 +45,14 @@ TAKEN = {
     "worker ticker": Right(Operation.WRITE, Resource.TOPIC, "inmail.expiry-ticks"),
     "topics plan": Right(Operation.DESCRIBE_CONFIGS, Resource.TOPIC, "inmail.dead-letters"),
     "dead-letters redrive": Right(Operation.WRITE, Resource.TOPIC, "inmail.send-requests"),
-    "metrics": Right(Operation.DESCRIBE, Resource.GROUP, "inmail-billing"),
+    "metrics": Right(Operation.DESCRIBE, Resource.TOPIC, "inmail.billing-events"),
+    "trace": Right(Operation.READ, Resource.TOPIC, "inmail.send-requests"),
     "results": Right(Operation.READ, Resource.TOPIC, "inmail.credit-events"),
     "transactions end": Right(Operation.DESCRIBE, Resource.TOPIC, "__transaction_state"),
 }
 
 
-@pytest.mark.parametrize("command", whole_but(TAKEN, "worker", "results"))
+@pytest.mark.parametrize("command", whole_but(TAKEN, "worker", "metrics", "trace"))
 async def test_a_documented_right_that_is_missing_is_named(site: Site, command: str) -> None:
     """With what it is on and whose it is, and before anything is done."""
     if command not in ("worker", "worker ticker"):

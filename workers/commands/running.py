@@ -1,7 +1,6 @@
 """Runs commands and processes: one event loop, one line for each known error, and a reliable exit code."""
 
 import asyncio
-import contextlib
 import gc
 import logging
 import sys
@@ -10,11 +9,9 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, TypeVar
 
 import typer
-from aiokafka.errors import KafkaError
 from pydantic_core import to_json
 from rich.text import Text
 
-from infra.kafka.rights import MissingRightsError
 from infra.log import configure_logging, quiet_late_errors
 from infra.output import ReaderLeft, writes_json
 from infra.settings import Settings, load_settings
@@ -24,7 +21,7 @@ from workers.error_table import Exit, explain
 from workers.ops.books.server_locks import explaining_locks
 from workers.ops.books.shards import ServerError
 from workers.ops.operations import OngoingOperation
-from workers.rights import CHANGING, CHECKED, RIGHTS, WARNED, check_rights, explain_refusal
+from workers.rights import CHANGING, CHECKED, RIGHTS, check_rights, explain_refusal
 
 __all__ = [
     "DEFECT",
@@ -98,8 +95,6 @@ async def _ask(
     command = _command()
     if checks and command in CHECKED:
         await check_rights(settings, command)
-    elif checks and command in WARNED:
-        await _warn_of_missing_rights(settings, command)
     async with explaining_locks(settings):
         return await question(settings)
 
@@ -142,15 +137,6 @@ def _command() -> str:
     """Return which row of the tables of rights the command line is, as `dead-letters list`."""
     words = sys.argv[1:3]
     return both if (both := " ".join(words)) in RIGHTS or both in CHANGING else " ".join(words[:1])
-
-
-async def _warn_of_missing_rights(settings: Settings, command: str) -> None:
-    """Say what the answer will lack; an error of the cluster is for the command to tell."""
-    with contextlib.suppress(KafkaError):
-        try:
-            await check_rights(settings, command)
-        except MissingRightsError as missing:
-            _tell("rights", f"this answer lacks what may not be read: {missing}", None)
 
 
 def fail(text: str, exit_: Exit, code: str = "refused", hint: str | None = None) -> typer.Exit:

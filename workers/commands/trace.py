@@ -48,7 +48,7 @@ def trace(
     write_json(found.summary()) if json else show_trace(found)
     exit_ = tell_silent_servers(found.silent_servers)
     if found.silent is not None:
-        text = f"the topics were not searched, because Kafka cannot be queried: {found.silent}"
+        text = f"the topics were not searched: {found.silent}"
         raise fail(text, Exit.UNREACHABLE, "kafka")
     if exit_:
         raise typer.Exit(exit_)

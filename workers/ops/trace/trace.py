@@ -35,6 +35,7 @@ from workers.ops.trace.in_topics import (
     trace_without_topics,
 )
 from workers.ops.trace.topic_search import ProgressWatch, Search, no_progress, open_search
+from workers.rights import explain_refusal
 
 __all__ = ["LIMIT", "Question", "TraceReport", "UnknownRequestError", "about", "trace"]
 
@@ -153,7 +154,8 @@ async def trace(settings: Settings, question: Question, watch: ProgressWatch = n
     except (KafkaError, NotSetUpError) as error:
         if not cases:
             raise
-        silent = str(error) or type(error).__name__
+        why = await explain_refusal(error, lambda: settings, "trace") or error
+        silent = str(why) or type(why).__name__
         return TraceReport([trace_without_topics(case) for case in cases], [], [], silent, found.silent)
     if not (traces or letters.letters or waiting):
         raise next(iter(found.silent), None) or found.unknown or _unknown_request(question)
