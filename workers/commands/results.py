@@ -22,7 +22,7 @@ def results_command(  # noqa: PLR0913 - one parameter an option
         str | None, typer.Option(callback=check_account_id, help="Only results of this account.")
     ] = None,
     request: Annotated[
-        UUID | None, typer.Option(help="Only the answer to this request and the movements it caused.")
+        str | None, typer.Option(help="Only the answer to this request and what it moved; a producer's own id will do.")
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow until Ctrl-C.")] = False,
     from_end: Annotated[bool, typer.Option("--from-end", help="Skip existing results; implies --follow.")] = False,
@@ -38,7 +38,7 @@ def results_command(  # noqa: PLR0913 - one parameter an option
     following = follow or from_end
     if following and last is not None:
         raise typer.BadParameter("has an end: leave out --follow and --from-end", param_hint="--last")
-    selection = ResultFilter(account, request, letters, ticks)
+    selection = ResultFilter(account, _parse_id(request), letters, ticks)
 
     async def run(settings: Settings) -> None:
         if last is not None:
@@ -56,3 +56,10 @@ def results_command(  # noqa: PLR0913 - one parameter an option
             error_console().print("No results.")  # not among them: whoever counts lines counts results
 
     run_command(run, following=following)
+
+
+def _parse_id(id_: str | None) -> UUID | str | None:
+    try:
+        return None if id_ is None else UUID(id_)
+    except ValueError:
+        return id_

@@ -72,7 +72,7 @@ class ResultFilter:
     """Which results are wanted: all conditions must hold."""
 
     account: str | None = None  # only results of this account
-    request: UUID | None = None  # only the answers to this request and the movements it caused
+    request: UUID | str | None = None  # only the answers to this request and its movements; or a producer's own id
     dead_letters: bool = False  # also dead letters (of the account, if given; dead letters name no request)
     empty_ticks: bool = True  # also answers to ticks that booked nothing (a given request's answer always)
 
@@ -101,7 +101,8 @@ class ResultFilter:
         if self.request is None:
             wanted = self.empty_ticks or not result.is_empty_tick
         else:
-            wanted = result.data.get("request_id") == str(self.request)
+            name = "request_id" if isinstance(self.request, UUID) else "original_id"
+            wanted = result.data.get(name) == str(self.request)
         return result if wanted else None
 
 

@@ -146,6 +146,28 @@ async def test_the_last_results_of_all_partitions_are_the_newest(cluster: Settin
     assert [(new, 2), (old, 3), (new, 3)] == found
 
 
+@pytest.mark.parametrize("asked", ["01HZX3V9QK8J", "9F1C0A52-3D58-4D0B-9C2E-0A7D35C7E001"])
+def test_an_answer_is_found_by_its_id_as_it_is_and_by_its_producers_own(
+    asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An id that is no UUID was wrong usage, though the answer carries it."""
+    ids = {"request_id": "9f1c0a52-3d58-4d0b-9c2e-0a7d35c7e001", "original_id": "01HZX3V9QK8J"}
+    wanted = json.dumps(EVENT | {"data": EVENT["data"] | ids}).encode()  # type: ignore[operator]
+
+    async def partition_counts(*_: object) -> dict[str, int]:
+        return {SEND_RESULTS: 4}
+
+    async def read_records(*_: object, **__: object) -> AsyncIterator[ConsumerRecord]:
+        yield _record(7, json.dumps(EVENT).encode())
+        yield _record(8, wanted)
+
+    monkeypatch.setattr(module, "partition_counts", partition_counts)
+    monkeypatch.setattr(module, "read_records", read_records)
+    done = CliRunner().invoke(app, ["results", "--request", asked, "--json"])
+
+    assert (Exit.DONE, [wanted]) == (done.exit_code, done.stdout.encode().splitlines())
+
+
 async def test_results_of_one_second_come_in_the_order_of_their_instants() -> None:
     """As text, a whole second comes after its own fractions, and a time of another zone anywhere."""
     times = ["2026-01-31T09:30:00Z", "2026-01-31T09:30:00.005000Z", "2026-01-31T10:30:00.006+01:00"]
