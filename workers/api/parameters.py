@@ -1,7 +1,7 @@
 """The parameters of the read API: each checked, and described for the OpenAPI document in one place."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
@@ -25,6 +25,7 @@ __all__ = [
     "WAIT_FOR",
     "Parameter",
     "account_id",
+    "check_names",
     "request_id",
     "whole_number",
 ]
@@ -33,6 +34,7 @@ LIMIT_AT_MOST: Final = 200
 _LIMIT: Final = 50
 _SEQUENCE_AT_MOST: Final = 2**63 - 1
 _ID_BYTES: Final = 1000
+_SHOWN: Final = 64  # characters of a name that is no parameter's
 EVENT_ID_LENGTH: Final = 256
 _ACCOUNT_PART: Final = 3  # of /v1/accounts/{account_id}, after the root
 _REQUEST_PART: Final = 5  # of /v1/accounts/{account_id}/requests/{request_id}
@@ -79,6 +81,21 @@ BEFORE: Final = _sequence("before", "Lines with a lower sequence, the newest fir
 LIMIT: Final = Parameter(
     "limit", "query", "Lines on a page.", {"type": "integer", "minimum": 1, "maximum": LIMIT_AT_MOST, "default": _LIMIT}
 )
+
+
+def check_names(request: web.Request, parameters: Iterable[Parameter]) -> None:
+    """Check that a query names parameters of its operation only.
+
+    Raises:
+        ApiError: when it has another: with a misspelt `wait_for`, an older balance would pass for the one waited for.
+
+    """
+    taken = [each.name for each in parameters if each.place == "query"]
+    for name in request.query:
+        if name not in taken:
+            raise ApiError(
+                ProblemKind.BAD_PARAMETER, f"{name[:_SHOWN]}: no such parameter: expected {', '.join(taken)}"
+            )
 
 
 def account_id(request: web.Request) -> str:

@@ -19,7 +19,8 @@ from infra.settings import Settings, SettingsError
 from infra.shards import settings_of_shards
 from workers.api.metrics import CLIENT, ApiMetrics
 from workers.api.openapi import rendered
-from workers.api.operations import HEALTH_PATH, OPERATIONS
+from workers.api.operations import HEALTH_PATH, OPERATIONS, ApiOperation
+from workers.api.parameters import check_names
 from workers.api.problems import ApiError, ProblemKind, problem_response
 from workers.api.reader import LedgerReader
 from workers.api.server_reads import ServerReads
@@ -110,10 +111,16 @@ def _application(tokens: ApiTokens, reader: LedgerReader, metrics: ApiMetrics) -
     async def describe(_: web.Request) -> web.Response:
         return web.Response(body=document, content_type="application/json", charset="utf-8")
 
-    routes = [web.get(_any_text(each.path), partial(each.handler, reader), name=each.name) for each in OPERATIONS]
+    routes = [web.get(_any_text(each.path), partial(_run, each, reader), name=each.name) for each in OPERATIONS]
     application.add_routes(routes)
     application.add_routes([web.get(OPENAPI_PATH, describe, name="openapi")])
     return application
+
+
+async def _run(operation: ApiOperation, reader: LedgerReader, request: web.Request) -> web.Response:
+    if ProblemKind.BAD_PARAMETER in operation.problems:
+        check_names(request, operation.parameters)
+    return await operation.handler(reader, request)
 
 
 def _any_text(path: str) -> str:

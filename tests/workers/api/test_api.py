@@ -556,6 +556,8 @@ WRONG = {
     "/v1/accounts/a%00b/balance": (400, "bad-parameter"),
     "/v1/accounts/a%FFb/balance": (400, "bad-parameter"),
     f"/v1/accounts/{'a' * 1001}/balance": (400, "bad-parameter"),
+    "/v1/accounts/alice/balance?wait_fro=9": (400, "bad-parameter"),
+    "/v1/accounts/alice/statement?%00=&limit=1": (400, "bad-parameter"),
     "/v1/accounts/alice/balance?wait_for=-1": (400, "bad-parameter"),
     "/v1/accounts/alice/balance?wait_for=9223372036854775808": (400, "bad-parameter"),
     "/v1/accounts/alice/balance?wait_for=1&wait_for=2": (400, "bad-parameter"),
