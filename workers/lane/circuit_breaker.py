@@ -49,8 +49,8 @@ class CircuitBreaker:
             self._read_of[place] = topic_id, since
             self._counted_to.pop(place, None)
 
-    def record(self, records: Sequence[ConsumerRecord], refused: Mapping[Place, Undecodable], stored: int = 0) -> None:
-        """Count a batch, each record once however often it is decided.
+    def record(self, records: Sequence[ConsumerRecord], refused: Mapping[Place, Undecodable], stored: int = 0) -> int:
+        """Count a batch, each record once however often it is decided; return how many of its bad ones are to judge.
 
         Args:
             records: the batch, of one partition.
@@ -58,12 +58,9 @@ class CircuitBreaker:
             stored: the offset before which all was decided when the lane began. Of that only the answers are missing,
                 and the breaker that let it be stored may have known of more records than this one.
 
-        Raises:
-            BreakerError: when the batch has bad records, and they are too large a share of the last ones.
-
         """
         if not records:
-            return
+            return 0
         partition = records[0].partition
         place = TopicPartition(records[0].topic, partition)
         counted_to = self._counted_to.get(place, 0)
@@ -79,8 +76,17 @@ class CircuitBreaker:
         reasons = Counter(refused[partition, offset].reason.value for offset in bad_ones if offset >= counted_to)
         self._counted_to[place] = max(counted_to, records[-1].offset + 1)
         self._add(new, reasons)
+        return sum(offset >= stored for offset in bad_ones)
+
+    def judge(self) -> None:
+        """Judge what was read last, once all batches are counted that are to be stored together.
+
+        Raises:
+            BreakerError: when bad records are too large a share of it.
+
+        """
         bad = self._reasons.total()
-        if any(offset >= stored for offset in bad_ones) and bad >= FEWEST and bad > self._share * self._read:
+        if bad >= FEWEST and bad > self._share * self._read:
             raise BreakerError(self._words(bad))
 
     def _add(self, read: int, reasons: "Counter[str]") -> None:

@@ -179,20 +179,21 @@ class Decider:
             Progress(lane.row, taken.next_offset, decoded.as_of)
             for (lane, taken, _), decoded in zip(batches, found, strict=True)
         ]
-        judged = batches[0].lane
+        bad: dict[Lane, int] = {}
         with self._traces.trace_batch(self._rows.topic, records) as trace:
             try:
                 async with self._rows.fenced(progress) as connection:
                     answers, refused, codes = await decide(connection)
                     for (lane, taken, decidable), decoded in zip(batches, found, strict=True):
-                        judged = lane
                         refused |= decoded.refused
-                        self._breaker.record(taken.records, refused, lane.stored_at_start)
+                        bad[lane] = self._breaker.record(taken.records, refused, lane.stored_at_start)
                         if decidable.overtaken:
                             await _record_overtaken(connection, lane, decidable.overtaken, taken.records, decoded.as_of)
+                    if any(bad.values()):  # what is good passes, whatever the others have
+                        self._breaker.judge()
             except BreakerError as error:
                 with suppress_retriable():  # the worker ends anyway
-                    await self._rows.pause(judged.row, str(error))
+                    await self._rows.pause(max(bad, key=lambda each: bad[each]).row, str(error))
                 raise
         for (lane, taken, decidable), decoded in zip(batches, found, strict=True):
             lane.as_of, lane.steps, lane.at_hand = decoded.as_of, 0, False

@@ -1,26 +1,43 @@
 """The circuit breaker: what it counts, when it trips, and that what tripped it is held."""
 
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 from itertools import count
+from unittest.mock import AsyncMock
 from uuid import UUID, uuid4
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
-from infra.clock import utc_now
+from infra.clock import to_milliseconds, utc_now
 from infra.postgres import Connection
 from infra.settings import Settings, load_settings
 from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS, Undecodable
 from schemas.dead_letters import DeadLetterReason
+from schemas.envelope import encode
 from tests.workers.life import in_partition, living, once_each
 from tests.workers.wire import Raw, ends, publish, read, read_to_end, send
 from workers.errors import BreakerError
 from workers.jobs import decoding
 from workers.jobs.dead_letters import LETTER_HEADER
+from workers.jobs.job import Decision, Place
+from workers.jobs.send import SendJob
 from workers.lane.circuit_breaker import FEWEST, CircuitBreaker
+from workers.lane.deciding import Decider, LaneBatch
+from workers.lane.inbox import Taken
+from workers.lane.lane import Lane
+from workers.lane.lane_rows import LaneRows, Progress
+from workers.lane.recovery import CommittedOffsetCheck
+from workers.lane.time_order import Decidable
+from workers.ledger.plans import load_catalogue
+from workers.telemetry.health import Health
+from workers.telemetry.tracing import NO_TRACES
 
+BROKERS_TIME = 1  # a record's time is that of its append
 NO_JSON = Undecodable(DeadLetterReason.NOT_JSON, "planted")
 
 
@@ -45,7 +62,15 @@ class _Reader:
         return records
 
     def again(self, records: list[ConsumerRecord], bad: int) -> None:
-        self._breaker.record(records, {(0, record.offset): NO_JSON for record in records[:bad]})
+        _judge(self._breaker, records, {(0, record.offset): NO_JSON for record in records[:bad]})
+
+
+def _judge(
+    breaker: CircuitBreaker, records: list[ConsumerRecord], refused: dict[Place, Undecodable], stored: int = 0
+) -> None:
+    """Count a batch and judge it, as one that is stored alone."""
+    if breaker.record(records, refused, stored):
+        breaker.judge()
 
 
 def test_it_trips_at_more_than_its_share_of_the_last_records() -> None:
@@ -113,9 +138,9 @@ def test_a_batch_that_was_stored_before_the_worker_began_is_let_through() -> Non
     bad = {(0, record.offset): NO_JSON for record in records[:FEWEST]}
     after_a_kill = CircuitBreaker(load_settings(dead_letter_share=0.5, dead_letter_window=1_000))
 
-    after_a_kill.record(records[:FEWEST], bad, stored=FEWEST)
+    _judge(after_a_kill, records[:FEWEST], bad, stored=FEWEST)
     with pytest.raises(BreakerError, match=rf"^{FEWEST + 1} of the last {FEWEST + 1} records"):
-        after_a_kill.record(records[FEWEST : FEWEST + 1], {(0, FEWEST): NO_JSON}, stored=FEWEST)
+        _judge(after_a_kill, records[FEWEST : FEWEST + 1], {(0, FEWEST): NO_JSON}, stored=FEWEST)
 
 
 def test_what_an_operator_has_sent_back_trips_nothing() -> None:
@@ -123,13 +148,12 @@ def test_what_an_operator_has_sent_back_trips_nothing() -> None:
     headers = ((LETTER_HEADER, b"0/7"),)
     records = [ConsumerRecord(SEND_REQUESTS, 0, n, 0, 0, None, None, None, 0, 0, headers) for n in range(2 * FEWEST)]
     breaker = CircuitBreaker(load_settings(dead_letter_share=0.4, dead_letter_window=1_000))
-    breaker.record(records, {(0, record.offset): NO_JSON for record in records})
+    _judge(breaker, records, {(0, record.offset): NO_JSON for record in records})
     new = [replace(record, offset=1_000 + record.offset, headers=()) for record in records]
 
+    last = replace(new[-1], offset=2_000, headers=headers)
     with pytest.raises(BreakerError, match=rf"^{2 * FEWEST} of the last {4 * FEWEST + 1} records"):
-        breaker.record(
-            [*new, replace(new[-1], offset=2_000, headers=headers)], {(0, each.offset): NO_JSON for each in new}
-        )
+        _judge(breaker, [*new, last], {(0, each.offset): NO_JSON for each in new})
 
 
 def test_a_share_of_one_lets_everything_through() -> None:
@@ -164,6 +188,40 @@ async def test_what_trips_it_is_held_for_a_version_that_can_read_it(
         answers = await read(cluster, results, len(requests))
     assert once_each(requests, answers)
     assert [] == await read_to_end(cluster, letters)
+
+
+@pytest.mark.parametrize("good", [150, 30])
+async def test_lanes_that_are_stored_together_are_judged_together(settings: Settings, good: int) -> None:
+    """The smallest batch comes first, and a worker that has just begun knows of nothing else: 60 of 60 were bad."""
+    stored: list[Sequence[Progress]] = []
+
+    class Rows(LaneRows):
+        @asynccontextmanager
+        async def fenced(self, progress: Sequence[Progress]) -> AsyncIterator[Connection]:
+            yield AsyncMock()
+            stored.append(progress)
+
+    pool = AsyncMock()
+    job, rows, health = SendJob(load_catalogue()), Rows(pool, SendJob.group, SEND_REQUESTS), Health(30)
+    job.decide = AsyncMock(return_value=Decision([], {}, Counter()))  # type: ignore[method-assign]
+    decider = Decider(job, rows, CircuitBreaker(settings), health, NO_TRACES)
+    batches, now = [], to_milliseconds(utc_now())
+    for number, values in enumerate(([b"{"] * 60, [encode(send("alice")) for _ in range(good)])):
+        place = TopicPartition(SEND_REQUESTS, number)
+        lane = Lane(SendJob.group, place, pool, settings, health.lane(place), CommittedOffsetCheck())
+        records = [
+            ConsumerRecord(SEND_REQUESTS, number, offset, now, BROKERS_TIME, b"alice", value, None, 5, len(value), ())
+            for offset, value in enumerate(values)
+        ]
+        batches.append(LaneBatch(lane, Taken(records, len(records)), Decidable(len(records))))
+
+    if good == 150:
+        (decided,) = await decider.decide(batches)
+        assert ([2], 60) == ([len(each) for each in stored], len(decided.messages))
+    else:
+        with pytest.raises(BreakerError, match=r"^60 of the last 90 records"):
+            await decider.decide(batches)
+        assert [] == stored
 
 
 async def test_with_a_share_of_one_all_of_it_becomes_dead_letters(cluster: Settings, account: str) -> None:
