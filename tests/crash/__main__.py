@@ -3,7 +3,9 @@
 import argparse
 import asyncio
 import logging
+import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
@@ -11,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tests.crash.broken import BROKEN
-from tests.crash.matrix import PARTITIONS, crash_settings, crash_stack, run
+from tests.crash.matrix import crash_settings, crash_stack, run
 from tests.crash.points import POINTS, Kind, cells
 from tests.crash.result import Order, Result, show, summary, write
 from tests.versions.binaries import KAFKA, kafka_lock
@@ -28,7 +30,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="*", default=[], choices=[*map(str, Kind)], metavar="KIND")
     parser.add_argument("--minutes", type=float, default=60.0, help="no fault begins later")
     parser.add_argument("--rate", type=float, default=40.0, help="records a second")
-    parser.add_argument("--partitions", type=int, default=PARTITIONS, help="of each topic, worked by two workers each")
+    parser.add_argument("--partitions", type=int, default=12, help="of each topic, worked by two workers each")
     parser.add_argument("--kafka", choices=KAFKA, metavar="VERSION", help=f"of the broker: one of {', '.join(KAFKA)}")
     parser.add_argument("--brokers", type=int, default=1, choices=[1, 3, 5], help="of which one is killed at a time")
     parser.add_argument(
@@ -58,6 +60,16 @@ async def _run(order: Order, given: argparse.Namespace, out: Console) -> Result:
         return await run(stack, crash_settings(stack, given.partitions), order, LOGS, report)
 
 
+def _commit() -> str:
+    """Return which commit is measured; the workers' code is read at their starts, so change nothing meanwhile."""
+    argv = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(argv, cwd=FILE.parents[1], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d}"
+
+
 def main() -> None:
     """Run, print, write."""
     given = _arguments()
@@ -78,7 +90,8 @@ def main() -> None:
     result = asyncio.run(_run(order, given, out))
     # docs/crash-matrix.md is rendered from the file of the project's own version, and of one broker.
     forms = [f"kafka-{given.kafka}"] * bool(given.kafka) + [f"brokers-{given.brokers}"] * (given.brokers > 1)
-    write(result, FILE.with_stem("-".join([FILE.stem, *forms])))
+    setup = {"partitions": given.partitions, "brokers": given.brokers, "commit": _commit(), "ended": _now()}
+    write(result, FILE.with_stem("-".join([FILE.stem, *forms])), setup)
     show(result, out)
     out.print(summary(result))
     sys.exit(not result.passed)

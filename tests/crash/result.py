@@ -200,10 +200,10 @@ def _table(result: Result) -> dict[str, dict[str, dict[str, float | int | None]]
     }
 
 
-def write(result: Result, file: Path) -> None:
-    """Write all of a run as JSON."""
+def write(result: Result, file: Path, setup: Mapping[str, Any]) -> None:
+    """Write all of a run as JSON, with what it ran on."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(as_json(result), indent=1) + "\n")
+    file.write_text(json.dumps(as_json(result) | {"setup": dict(setup)}, indent=1) + "\n")
 
 
 def show(result: Result, out: Console) -> None:

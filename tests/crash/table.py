@@ -28,9 +28,11 @@ This page is rendered from a run by `python -m tests.crash.table`.
 
 ## What the run found
 
-{faults:,} faults in {seconds:,} s, seed {seed}; {requests:,} input records, {answers:,} events read. {beside}Servers
-were killed {servers}; a kill of a server that met a worker of each job counts as a fault of each. {ends} workers ended
-by themselves on a fault, as a supervisor's restart mends, and were replaced.{restarts}
+{faults:,} faults in {seconds:,} s, seed {seed}; {requests:,} input records, {answers:,} events read. The run of commit
+{setup[commit]} ended on {setup[ended]}: {setup[partitions]} partitions a topic, two workers of each kind, brokers:
+{setup[brokers]}. {beside}Servers were killed {servers}; a kill of a server that met a worker of each job counts as a
+fault of each. {ends} workers ended by themselves on a fault, as a supervisor's restart mends, and were
+replaced.{restarts}
 
 Of {ordered:,} faults ordered, {begun:,} were begun before the time was over{never}: {faults:,} were made and {missed:,}
 missed{reasons}. A fault counts as made only where it showed: connections were open to be cut, the group began to
@@ -62,6 +64,10 @@ Each cell: how many faults were made, before the call and after it together; how
 and the median seconds from just before the fault until every lane of the group had stored something more. Faults follow
 one another: where the next of the group had begun before, that lengthens the time, which is in parentheses; after each
 eighth fault the next waits. A lane stores something more only when there is a record for it.
+
+Timeouts are short, so that an hour has many faults: a session of 6 s (an installation's default: 30), a Kafka
+transaction of 1.2 s. So these times compare points with each other, and say nothing of an installation: [what
+a kill costs there](cluster.md).
 
 Without another fault meanwhile {alone:,} recovered, in {median} s by the median and {longest} s at most; with others
 meanwhile {disturbed:,}, in {disturbed_median} s. {not_recovered:,} had not stored more in every lane when the load was
