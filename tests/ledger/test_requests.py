@@ -1,12 +1,19 @@
 """One request id, one outcome: repeats, conflicts, and what a body is."""
 
+from datetime import datetime
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from infra.postgres import Connection
+from schemas.catalogue import fingerprint
+from schemas.envelope import Event
 from schemas.sends import SendUndeliverable
-from tests.ledger.book import DAY, Book, pick
+from tests.ledger.book import DAY, Book, body, pick
+from workers.jobs.job import Batch
+from workers.jobs.send import SendJob
+from workers.ledger.model import Request
 
 
 @pytest.fixture
@@ -162,3 +169,34 @@ async def _rows_read(connection: Connection) -> int:
     return await connection.fetchval(
         "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables where relname = 'journal'"
     )
+
+
+async def test_the_same_offset_of_a_topic_that_was_created_again_is_another_record(book: Book) -> None:
+    """A producer that sends its outbox again meets the offsets of before: what was final is repeated, the rest decided.
+
+    It was answered as if for the first time, with what it had moved beside; and `balance_not_current` stood for good.
+    """
+    job = SendJob(book.catalogue)
+    grant, paid, early = book.activated(), book.send(), book.send("bob")
+    await book.decide(grant)
+
+    async def decide(offset: int, event: Event, *, waits: bool = False, since: datetime | None = None) -> list[Any]:
+        request = Request(event, event.subject or "", event.id, fingerprint(event), book.now, 0, offset)
+        reading = Batch(
+            [request], waited_for="inmail-billing" if waits else None, since={} if since is None else {0: since}
+        )
+        async with book.connection.transaction():
+            return [body(each) for each in (await job.decide(book.connection, reading)).messages]
+
+    (charged,) = await decide(0, paid)
+    (unsure,) = await decide(1, early, waits=True)
+    ended = book.now
+    book.now += DAY
+
+    assert [charged] == await decide(0, paid), "read again after a crash"
+    assert [unsure] == await decide(1, early)
+    assert [charged | {"repeat": True}] == await decide(0, paid, since=ended)
+    assert [unsure] == await decide(1, early, waits=True, since=ended), "it would get the like"
+    (sure,) = await decide(1, early, since=ended)
+    assert ("balance_not_current", "insufficient_credits", False) == (unsure["code"], sure["code"], sure["repeat"])
+    assert [sure] == await decide(1, early, since=ended), "its own, of this topic"

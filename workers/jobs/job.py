@@ -1,8 +1,8 @@
 """The interface between a worker and its lanes: batches in, decisions out."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -25,6 +25,8 @@ class Batch:
     requests: Sequence[Request[Any]]
     waited_for: str | None = None  # consumer group with records unread that come before these and may give credits
     read_to: datetime = EARLIEST  # up to when the lanes that may give credits have read all they have
+    # Partitions whose topic followed another one, with the watermark then: rows up to that are of other records.
+    since: Mapping[int, datetime] = field(default_factory=dict)
 
 
 class StoredRange(NamedTuple):

@@ -52,7 +52,13 @@ class RequestJob:
         refused: dict[Place, Undecodable] = {}
         for requests in await self._parts(connection, batch):
             opened = await open_batch(
-                connection, self.worker, requests, lambda request: self.find_problem(request.event) is None
+                connection,
+                self.worker,
+                requests,
+                lambda request: self.find_problem(request.event) is None,
+                # An answer that is not final is the only one of its record's place: while the batch waits, and would
+                # get the like, it stands for the record that has the place now.
+                batch.since if batch.waited_for is None else {},
             )
             await self._partitioning.record(connection, requests, opened.foreign)
             decided = await decide(connection, opened, self._catalogue, batch.waited_for)

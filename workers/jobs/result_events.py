@@ -41,9 +41,9 @@ def decision_from(answers: Iterable[Answer], refused: dict[Place, Undecodable] |
     """
     messages = []
     codes = []
-    for request, entries, original in answers:
+    for request, entries, original, is_ended in answers:
         for entry in entries:
-            repeat = not is_of(entry, request)
+            repeat = is_ended or not is_of(entry, request)
             message = result_event(request.account_id, entry, repeat=repeat, origin=request.place, original_id=original)
             messages.append(message)
             codes.append(REPEAT if repeat else entry.code)

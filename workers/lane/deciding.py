@@ -156,7 +156,9 @@ class Decider:
         requests = [request for each in found for request in each.requests]
         if len(batches) > 1 and any(batch.decidable.is_misplaced for batch in batches):
             requests.sort(key=attrgetter("as_of"))  # an account may have requests in several of the lanes
-        batch = Batch(requests, batches[0].decidable.waited_for)
+        rows = [each.lane.row for each in batches]
+        since = {row.partition: row.topic_since for row in rows if row.topic_since is not None}
+        batch = Batch(requests, batches[0].decidable.waited_for, since=since)
         with self._health.stage(Stage.DECIDE):
             try:
                 return await self._store(batches, found, partial(self._job.decide, batch=batch))

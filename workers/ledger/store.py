@@ -6,6 +6,7 @@ next record with the id is decided afresh.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
@@ -42,6 +43,7 @@ class Answer(NamedTuple):
     request: Request[Any]
     entries: list[Entry]
     original_id: str | None = None  # the id that its producer gave to the request, where it is no UUID
+    is_ended: bool = False  # they were booked for a record at the same place of a topic before this one
 
 
 class Opened(NamedTuple):
@@ -55,6 +57,7 @@ class Opened(NamedTuple):
     set_aside: list[Request[Any]]  # neither answered before nor to be decided
     same: dict[Place, Place]  # the place of a record that asks what a fresh one before it does, and that one's
     answers: dict[Place, list[Entry]]  # by the record's place; what was found, and later what is booked
+    ended: set[Place]  # of records whose answer was found, and was booked at that place of a topic before this one
     original_ids: dict[Key, str]  # of requests that came by the id which is derived from these
 
     def rows(self, requests: Iterable[Request[Any]]) -> list[tuple[Any, ...]]:
@@ -78,16 +81,20 @@ async def open_batch(
     worker: WorkerName,
     requests: Sequence[Request[Event]],
     is_decidable: Callable[[Request[Event]], bool] = lambda _: True,
+    since: Mapping[int, datetime] = {},
 ) -> Opened:
     """Lock the accounts of a batch and find what was answered before, in earlier batches or in this one.
 
     A request that is not decidable is set aside, unless it was answered before or its id is another one's: it leaves
     no trace, so that it can be sent again. So is, whatever its id, one of an account that another server holds, unless
-    this one has its answer, stored before the account's number left.
+    this one has its answer, stored before the account's number left. `since` has the partitions whose topic followed
+    another one, with the watermark then: rows up to it are of other records, though they name the same places.
     """
     accounts, own, elsewhere = await lock_accounts(connection, requests)
     asked = [request for request in requests if request.account_id in accounts] if elsewhere else requests
     stored, not_final = await _find_stored(connection, worker, accounts, asked)
+    if since and not_final:
+        not_final = {place: each for place, each in not_final.items() if not _has_ended(each, since)}
     answers: dict[Place, list[Entry]] = {}
     foreign: dict[str, int] = elsewhere.copy()
     others = []
@@ -105,7 +112,8 @@ async def open_batch(
         else:
             others.append((request, key, entry is not None))
     await _add_conflicts(connection, [(request, key) for request, key, conflict in others if conflict], answers)
-    await _add_movements(connection, worker, answers)
+    ended = {place for place, (entry,) in answers.items() if _has_ended(entry, since)} if since else set[Place]()
+    await _add_movements(connection, worker, answers, since)
     rest = [other for other in others if other[0].place not in answers] if answers else others
     if elsewhere:
         rest = [other for other in rest if other[0].account_id not in elsewhere]
@@ -114,7 +122,7 @@ async def open_batch(
         set_aside += [each for each in requests if each.account_id in elsewhere and each.place not in answers]
     await keep_original_ids(connection, accounts, [request for request, _ in fresh])
     original_ids = await read_original_ids(connection, accounts, asked)
-    return Opened(worker, accounts, foreign, elsewhere, fresh, set_aside, same, answers, original_ids)
+    return Opened(worker, accounts, foreign, elsewhere, fresh, set_aside, same, answers, ended, original_ids)
 
 
 async def _find_stored(
@@ -174,13 +182,17 @@ async def _add_conflicts(
             answers[request.place] = [entry]
 
 
-async def _add_movements(connection: Connection, worker: WorkerName, answers: dict[Place, list[Entry]]) -> None:
+async def _add_movements(
+    connection: Connection, worker: WorkerName, answers: dict[Place, list[Entry]], since: Mapping[int, datetime]
+) -> None:
     """Complete the answers to records that are read again after a crash with what they moved beside the answer.
 
     A record that repeats an earlier one gets the answer alone: what that one moved was published with it.
     """
     again = {
-        place: entry for place, (entry,) in answers.items() if (entry.source_partition, entry.source_offset) == place
+        place: entry
+        for place, (entry,) in answers.items()
+        if (entry.source_partition, entry.source_offset) == place and not _has_ended(entry, since)
     }
     if not again:
         return
@@ -193,9 +205,15 @@ async def _add_movements(connection: Connection, worker: WorkerName, answers: di
     answers |= {place: [] for place in again}
     for entry in map(Entry._make, rows):
         place = entry.source_partition, entry.source_offset
-        # Were the topic made anew, its offsets could be those of other requests, too.
-        if _key_of(entry) == _key_of(again[place]):
+        # Of a topic before this one the same offsets may be other requests', or the same request's.
+        if _key_of(entry) == _key_of(again[place]) and not _has_ended(entry, since):
             answers[place].append(entry)
+
+
+def _has_ended(entry: Entry, since: Mapping[int, datetime]) -> bool:
+    """Tell whether a row was booked for a record of the topic before."""
+    ended = since.get(entry.source_partition)
+    return ended is not None and entry.as_of <= ended
 
 
 def _key_of(entry: Entry) -> tuple[int, UUID, int]:
@@ -222,7 +240,7 @@ def answer_all(opened: Opened, requests: Iterable[Request[Event]], decided: Iter
         original = id_.original if isinstance(id_, DerivedId) else None
         if original_ids and original is None:
             original = original_ids.get((opened.accounts[request.account_id], id_))
-        answered.append(Answer(request, entries, original))
+        answered.append(Answer(request, entries, original, place in opened.ended))
     return answered
 
 
