@@ -66,6 +66,15 @@ def test_workers_wait_for_migrations_and_topics(compose: dict[str, Any], name: s
     assert {"condition": "service_healthy"} == services["migrate"]["depends_on"]["postgres"]
 
 
+def test_the_doctor_looks_once_topics_are_there(compose: dict[str, Any]) -> None:
+    """As the workers, and before them; as in `inmail up`, whatever it finds keeps none of them from starting."""
+    service = compose["services"]["doctor"]
+
+    assert ["doctor", "--before-start"] == service["command"]
+    assert compose["services"]["send"]["environment"] == service["environment"]
+    assert ("no", {"topics"}) == (service["restart"], set(service["depends_on"]))
+
+
 @pytest.mark.parametrize("name", WORKERS)
 def test_workers_are_probed_where_they_answer(compose: dict[str, Any], name: str) -> None:
     """On the port that they are given, and only whether they are alive."""
@@ -73,7 +82,7 @@ def test_workers_are_probed_where_they_answer(compose: dict[str, Any], name: str
     probe = f"http://127.0.0.1:{service['environment']['INMAIL_HEALTH_PORT']}/livez"
 
     assert any(probe in word for word in service["healthcheck"]["test"])
-    assert {"migrate", "topics"} == {
+    assert {"migrate", "topics", "doctor"} == {
         each for each, other in compose["services"].items() if other.get("healthcheck") == {"disable": True}
     }
 

@@ -240,6 +240,16 @@ def test_settings_that_are_commented_out_are_known_and_name_files_that_the_head_
     assert "create configmap inmail-plans " in head
 
 
+def test_a_version_begins_with_the_database_then_topics_and_a_look_at_everything() -> None:
+    """One after the other; the last one as the workers' user, whose rights it asks for."""
+    pod = BY_KIND["Job"]["inmail-migrate"]["spec"]["template"]["spec"]
+    steps = [*pod["initContainers"], *pod["containers"]]
+
+    assert [["migrate"], ["topics", "apply", "--yes"], ["doctor", "--before-start"]] == [each["args"] for each in steps]
+    users = [each["envFrom"][-1]["secretRef"]["name"] for each in steps]
+    assert ["inmail-database-owner", "inmail-database-owner", "inmail-database"] == users
+
+
 def test_commands_of_the_heads_run_in_the_image() -> None:
     """What a comment says to `exec` in a pod is the image's entry point, with arguments that it takes."""
     heads = "\n".join(path.read_text() for path in sorted(FOLDER.glob("*.yaml")))

@@ -34,6 +34,7 @@ class _Command(NamedTuple):
 
 
 _WHO: Final = ("--because", "tests", "--yes")
+_WRITTEN: Final = ("insert", "update", "delete")
 _RECORDED: Final = (Privilege("insert", "operations"), Privilege("update", "operations"))
 _HELD: Final = """
 update lanes set held = 'a test', held_offset = next_offset, held_time = now() + interval '1 day'
@@ -43,6 +44,7 @@ _AHEAD: Final = """
 update lanes set as_of = now() + interval '1 day' where topic = 'inmail.send-requests' and partition = 0
 """
 _DECIDES: Final = (Privilege("select", "lanes"), *_RECORDED, Privilege("insert", "clock_decisions"))
+_MARKS: Final = (Privilege("insert", "audits"), *(Privilege(each, "audited_accounts") for each in _WRITTEN))
 _DECIDES_AGAIN: Final = (*_RECORDED, Privilege("create", "database site"))  # the owner reads as the workers' role
 
 # The replays into a schema of the ledger's own database come as its owner; what they find is no matter here.
@@ -51,8 +53,20 @@ PRIVILEGES: Final[Mapping[str, _Command]] = {
     "clock accept": _Command(("clock", "accept", "send", "0", *_WHO), _HELD, _DECIDES),
     "clock set-aside": _Command(("clock", "set-aside", "send", "0", *_WHO), _HELD, _DECIDES),
     "clock set-back": _Command(
-        ("clock", "set-back", *_WHO), _AHEAD, (Privilege("select", "lanes"), *_RECORDED, Privilege("update", "lanes"))
+        ("clock", "set-back", *_WHO),
+        _AHEAD,
+        (
+            *(Privilege("select", "lanes"), *_RECORDED, Privilege("update", "lanes")),
+            *(Privilege("insert", "clock_set_backs"), *(Privilege(each, "clock_decisions") for each in _WRITTEN[1:])),
+        ),
     ),
+    "prune": _Command(("prune", *_WHO), "", (*_RECORDED, Privilege("delete", "ticks"))),
+    "dead-letters redrive": _Command(
+        ("dead-letters", "redrive", "--anyway", "--again", *_WHO),
+        "",
+        (*_RECORDED, Privilege("insert", "redriven"), Privilege("update", "redriven")),
+    ),
+    "audit": _Command(("audit", "--mark"), "", _MARKS),
     "replay rebuild": _Command(
         ("replay", "rebuild", "--schema", "rebuilt", *_WHO), "", _DECIDES_AGAIN, (Exit.DONE, Exit.NO)
     ),
