@@ -46,3 +46,21 @@ def test_every_command_has_examples_that_it_understands(command: str) -> None:
 def test_examples_belong_to_commands_that_exist() -> None:
     """An example of a command that was renamed would never be seen."""
     assert set(EXAMPLES) == set(COMMANDS)
+
+
+WORDS = {
+    "inmail la": ["lag"],
+    "inmail lag --fail": ["--fail-on"],
+    "inmail worker ": ["send", "billing", "expiry", "ticker"],
+    "inmail replay rew": ["rewind"],
+}
+
+
+@pytest.mark.parametrize("line", WORDS)
+def test_a_shell_completes_verbs_options_and_choices(line: str) -> None:
+    """As bash asks for them."""
+    asked = {"_INMAIL_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+
+    done = CliRunner().invoke(app, prog_name="inmail", env=asked)
+
+    assert (Exit.DONE, WORDS[line]) == (done.exit_code, done.output.split())

@@ -156,7 +156,10 @@ class PartitionLag:
         return ", ".join(notes)
 
 
-_UNKNOWN_GROUP = "Kafka knows no group of this name that committed anything: `inmail lag --all` shows those it knows"
+_UNKNOWN_GROUP = (
+    "Kafka knows no group of this name that committed anything: `inmail lag --all` shows those it knows, and"
+    " `kafka-share-groups.sh` share groups"
+)
 
 
 @dataclass(frozen=True, slots=True)

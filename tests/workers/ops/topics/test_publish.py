@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ from typer.testing import CliRunner
 
 from infra.clock import to_milliseconds
 from infra.kafka.sender import Outgoing
+from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
-from schemas.envelope import EVENT_HEADERS
+from schemas.envelope import EVENT_HEADERS, encode
 from tests.ledger.book import at
+from tests.workers.command import run
+from tests.workers.wire import ends, promotion, records_to_end, send
 from workers.cli import app
 from workers.commands import publish as command
+from workers.commands.running import Exit
 from workers.ops.topics.publish import PublishReport
 from workers.ops.topics.record_lines import PublishTime, UnpublishableError, check_record, parse_line, read_lines
 
@@ -241,3 +246,27 @@ def test_a_raw_record_is_checked_too() -> None:
         check_record(_sendable()._replace(key=b"bob"))
     with pytest.raises(UnpublishableError, match="not JSON"):
         check_record(parse_line(_record(key="alice", value="{")))
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+async def test_each_line_is_told_where_its_record_went(
+    cluster: Settings, account: str, tmp_path: Path, options: list[str]
+) -> None:
+    """A reader finds it there."""
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(encode(send(account)) + b"\n" + encode(promotion(account, 3)) + b"\n")
+    start = await ends(cluster, SEND_REQUESTS) | await ends(cluster, BILLING_EVENTS)
+
+    said = await run(cluster, "publish", str(file), *options)
+
+    assert said.code == Exit.DONE, said
+    found = {(each.topic, each.partition, each.offset): each for each in await records_to_end(cluster, start)}
+    for number, (line, topic) in enumerate(zip(said.out.splitlines(), (SEND_REQUESTS, BILLING_EVENTS), strict=True), 1):
+        if options:
+            told = json.loads(line)
+            place = told["topic"], told["partition"], told["offset"]
+            assert (number, account) == (told["line"], told["key"])
+        else:
+            told = re.fullmatch(rf"line {number}: (\S+) (\d+)/(\d+)  {account}", line)
+            place = told[1], int(told[2]), int(told[3])
+        assert (topic, account.encode()) == (place[0], found[place].key)
