@@ -2,22 +2,31 @@
 
 import copy
 import json
-from collections.abc import Iterator
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
+import jsonschema
 import pytest
+from aiokafka.structs import ConsumerRecord
 
+from infra.clock import from_milliseconds
 from infra.postgres import Connection
-from schemas.catalogue import CATALOGUE
+from schemas.catalogue import CATALOGUE, SEND_REQUESTS, Undecodable
+from schemas.dead_letters import DeadLetterReason
+from schemas.ids import dead_letter_id
 from tests.ledger.scenario import FOLDER, read_file
 from tests.ledger.scenario_run import run
 from tests.ledger.test_scenarios import rolled_back
 from tests.workers.balance_contract import BALANCE, BALANCE_MEANINGS
 from tests.workers.contract import MEANINGS, SCHEMAS, TICK_MEMBERS, InputRecord, broken_words_of_all, records_of
+from workers.jobs.dead_letters import KEPT_BYTES, dead_letter
 
-RESULTS = [row.name for row in CATALOGUE if row.direction == "out" and row.name != "inmail.message.dead-lettered.v1"]
+LETTER = "inmail.message.dead-lettered.v1"
+RESULTS = [row.name for row in CATALOGUE if row.direction == "out" and row.name != LETTER]
 TICKS = "inmail.tick.decided.v1"
 # Together they have every type of result.
 TABLES = ("notices", "reversals", "plan_changes", "withdrawals", "caps", "not_current", "cancels")
@@ -97,3 +106,57 @@ def _others(value: Any) -> Iterator[Any]:
                 yield (datetime.fromisoformat(value) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
         case _:
             yield from (str(UUID(int=7)), "other", "rejected" if value == "accepted" else "accepted")
+
+
+def _bytes_of(text: str | None) -> bytes | None:
+    return None if text is None else b64decode(text)
+
+
+# Member -> whether it says of a record what its description promises.
+LETTER_MEANINGS: Mapping[str, Callable[[Event, ConsumerRecord, Undecodable], bool]] = {
+    "reason": lambda data, _, problem: data["reason"] == problem.reason,
+    "error": lambda data, _, problem: data["error"] == problem.error,
+    "origin": lambda data, record, _: (
+        data["origin"]
+        == {
+            "topic": record.topic,
+            "partition": record.partition,
+            "offset": record.offset,
+            "timestamp": from_milliseconds(record.timestamp).isoformat().replace("+00:00", "Z"),
+        }
+    ),
+    "key_base64": lambda data, record, _: (record.key or b"").startswith(_bytes_of(data["key_base64"]) or b"\0"),
+    "value_base64": lambda data, record, _: (
+        _bytes_of(data["value_base64"]) == (record.value if data["cut"] is None else record.value[: 1024 * 1024])
+    ),
+    "headers": lambda data, record, _: (
+        [(each["key"], _bytes_of(each["value_base64"])) for each in data["headers"]] == list(record.headers)
+    ),
+    "cut": lambda data, record, _: (
+        data["cut"]
+        == (
+            {
+                "value_size": len(record.value),
+                "value_sha256": sha256(record.value).hexdigest(),
+                "headers": len(record.headers),
+            }
+            if len(record.value) > KEPT_BYTES
+            else None
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("value", [b"\xff{", b"x" * (KEPT_BYTES + 1)], ids=["kept whole", "too large"])
+def test_every_field_of_a_dead_letter_says_of_its_record_what_the_contract_promises(value: bytes) -> None:
+    """It is no result of the ledger: what it tells of is a record, and why that can never be decided."""
+    headers = (("ce_id", b"1"), ("empty", None))
+    record = ConsumerRecord(SEND_REQUESTS, 3, 7, 1_900_000_000_250, 0, b"alice", value, None, 5, len(value), headers)
+    problem = Undecodable(DeadLetterReason.NOT_JSON, "not JSON: it ends in the middle (line 1, column 1)")
+
+    letter = json.loads(dead_letter(record, problem).value)
+
+    jsonschema.validate(letter, SCHEMAS[LETTER])
+    assert _members(LETTER) == set(LETTER_MEANINGS) == set(letter["data"])
+    assert [] == [name for name, holds in LETTER_MEANINGS.items() if not holds(letter["data"], record, problem)]
+    assert ("alice", str(dead_letter_id(SEND_REQUESTS, 3, 7))) == (letter["subject"], letter["id"])
