@@ -11,7 +11,7 @@ from typing import TypeVar
 import asyncpg
 from aiokafka.errors import KafkaError
 
-from infra.kafka.clients import operator_hint
+from infra.kafka.permanent_errors import operator_hint
 from infra.postgres import POSTGRES_ERRORS, is_transient
 
 __all__ = [

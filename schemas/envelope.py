@@ -118,6 +118,10 @@ Instant = Annotated[datetime, _InstantSchema(ge=_EARLIEST, lt=_END)]  # of what 
 SenderInstant = Annotated[datetime, _InstantSchema(as_written=True, ge=_EARLIEST, lt=_END)]
 AnyInstant = Annotated[datetime, _InstantSchema()]  # of what follows from it: a lot outlives the period that gave it
 OpaqueId = Annotated[str, Field(pattern=ID_PATTERN)]
+AccountId = Annotated[
+    OpaqueId,
+    Field(description="The account, and the record's key: 1 to 128 visible ASCII characters, told apart by case."),
+]
 Reason = Annotated[str, Field(pattern=REASON_PATTERN)]
 Credits = Annotated[int, Field(ge=1, le=1_000_000)]
 # Read as a UUID: `decode` puts one in the place of any other id.
@@ -183,7 +187,7 @@ class Event(BaseModel):
 class AccountEvent(Event):
     """An event about one account: `subject` is the account id, and so is the record's key."""
 
-    subject: OpaqueId
+    subject: AccountId
 
 
 class ResultEvent(Event):
@@ -197,7 +201,7 @@ class ResultEvent(Event):
 class AccountResult(ResultEvent):
     """An event about one account that goes out."""
 
-    subject: OpaqueId
+    subject: AccountId
 
 
 def encode(event: Event) -> bytes:

@@ -12,7 +12,8 @@ from typing import Any, Final, NamedTuple
 import asyncpg
 from aiokafka.errors import KafkaConnectionError, KafkaError, NoBrokersAvailable
 
-from infra.kafka.clients import NotSetUpError, operator_hint
+from infra.kafka.clients import NotSetUpError
+from infra.kafka.permanent_errors import operator_hint
 from infra.kafka.rights import MissingRightsError, user_of
 from infra.local.errors import LocalStackError
 from infra.migrate import MigrationError

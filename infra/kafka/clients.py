@@ -1,4 +1,4 @@
-"""Creates Kafka clients with the arguments that this system needs, and names the remedy for permanent errors.
+"""Creates Kafka clients with the arguments that this system needs.
 
 aiokafka's defaults favour fresh data over complete data; a comment gives the reason for each other argument.
 """
@@ -12,27 +12,12 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
-    AuthenticationFailedError,
-    ClusterAuthorizationFailedError,
-    GroupAuthorizationFailedError,
     GroupCoordinatorNotAvailableError,
-    IncompatibleBrokerVersion,
-    InconsistentGroupProtocolError,
-    InvalidSessionTimeoutError,
-    InvalidTransactionTimeout,
     KafkaConnectionError,
-    KafkaError,
-    MessageSizeTooLargeError,
     NoBrokersAvailable,
     NoError,
-    RecordListTooLargeError,
-    RecordTooLargeError,
-    SaslAuthenticationFailed,
     TopicAuthorizationFailedError,
-    TransactionalIdAuthorizationFailed,
     UnknownMemberIdError,
-    UnsupportedSaslMechanismError,
-    UnsupportedVersionError,
     for_code,
 )
 from aiokafka.partitioner import murmur2
@@ -40,7 +25,7 @@ from aiokafka.protocol.group import LeaveGroupRequest
 
 from infra.kafka import lenient_headers
 from infra.kafka.aiokafka_fixes import Consumer, ConsumerLostError, LaneProducer, Producer
-from infra.kafka.connecting import UntrustedBrokerError, complete_request, protect_bootstrap
+from infra.kafka.connecting import complete_request, protect_bootstrap
 from infra.kafka.fetch_pace import GATHERING
 from infra.kafka.shard_assignor import ShardAssignor
 from infra.settings import Settings
@@ -54,7 +39,6 @@ __all__ = [
     "create_lane_producer",
     "create_producer",
     "leave_group",
-    "operator_hint",
     "partition_of",
     "partitions_of",
     "reader",
@@ -67,44 +51,9 @@ MAX_RECORD_BYTES = 4 * 1024 * 1024  # a dead letter holds a refused record of up
 
 _NAMELESS_SECONDS, _AGAIN_SECONDS = 10.0, 0.5  # the longest wait for a broker's name, and the time between two requests
 
-_LOGIN = "set INMAIL_KAFKA_SECURITY_PROTOCOL and INMAIL_KAFKA_SASL_* as the brokers require"
-_TOO_LARGE = (
-    "a topic's max.message.bytes is too low: it must be at least 1 MiB, and 4 MiB for dead letters. Check this setting"
-    " of the topics and the brokers' message.max.bytes, and run `inmail topics apply`"
-)
-_GRANT = "grant the right that docs/operate.md lists for what was run"
-# Permanent errors, and what to do. All other errors may pass: an unreachable broker, a partition without a leader, a
-# coordinator that moves, a fenced owner that starts again.
-_REMEDIES: dict[type[KafkaError], str] = {
-    TopicAuthorizationFailedError: f"{_GRANT} on that topic",
-    GroupAuthorizationFailedError: f"{_GRANT} on that group",
-    TransactionalIdAuthorizationFailed: f"{_GRANT} on the transactional ids with the group's name as prefix",
-    ClusterAuthorizationFailedError: f"{_GRANT} on the cluster",
-    MessageSizeTooLargeError: _TOO_LARGE,
-    RecordListTooLargeError: _TOO_LARGE,
-    RecordTooLargeError: _TOO_LARGE,
-    InconsistentGroupProtocolError: "a member of the group is a worker of a version that knows of one Postgres server"
-    " only: replace all of these first",
-    InvalidTransactionTimeout: "INMAIL_TRANSACTION_SECONDS is above the brokers' transaction.max.timeout.ms",
-    InvalidSessionTimeoutError: "INMAIL_SESSION_SECONDS is outside the brokers' group.*.session.timeout.ms",
-    AuthenticationFailedError: _LOGIN,
-    SaslAuthenticationFailed: _LOGIN,
-    UnsupportedSaslMechanismError: _LOGIN,
-    UntrustedBrokerError: "set INMAIL_KAFKA_SSL_CA_FILE to the authority of the brokers' certificates, and"
-    " INMAIL_KAFKA_BOOTSTRAP_SERVERS to names that these have",
-    UnsupportedVersionError: "the brokers are too old",
-    IncompatibleBrokerVersion: "the brokers are too old",
-    ConsumerLostError: "start the process again: only a new consumer continues",
-}
-
 
 class NotSetUpError(Exception):
     """Kafka or Postgres lacks something that an `inmail` command creates. The message names the command."""
-
-
-def operator_hint(error: KafkaError) -> str | None:
-    """Return what to do about a permanent error; None for an error that may pass."""
-    return next((words for kind, words in _REMEDIES.items() if isinstance(error, kind)), None)
 
 
 @lru_cache(maxsize=65_536)

@@ -15,7 +15,8 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import IllegalOperation, KafkaError, KafkaTimeoutError
 
 from infra.clock import from_milliseconds
-from infra.kafka.clients import create_lane_producer, operator_hint, partition_of
+from infra.kafka.clients import create_lane_producer, partition_of
+from infra.kafka.permanent_errors import operator_hint
 from infra.settings import Settings
 
 __all__ = ["Message", "TransactionPair", "TransactionTimes", "UndeliveredError", "fence_producers"]
@@ -226,11 +227,8 @@ def _blame(error: Exception, deliveries: "Sequence[_Delivery]") -> Exception:
     failed = [
         each for each in deliveries if not each.future.done() or each.future.cancelled() or each.future.exception()
     ]
-    if (
-        not failed
-        or len(failed) == len(deliveries)
-        or (isinstance(error, KafkaError) and operator_hint(error) is not None)
-    ):
+    is_permanent = isinstance(error, KafkaError) and operator_hint(error) is not None
+    if not failed or len(failed) == len(deliveries) or is_permanent:
         return error
     places = ", ".join(sorted(f"{each.place.topic}/{each.place.partition}" for each in failed))
     return UndeliveredError(f"{places} took nothing: {error!r}", frozenset().union(*(each.origins for each in failed)))

@@ -48,7 +48,7 @@ ROOMS = {
     "ops/dead_letters": {"jobs", "ledger", "ops", "ops/books"},
     "ops/shards": {"ops", "ops/books", "topology"},
     "ops/doctor": {"ledger", "ops", "ops/books", "ops/lag", "ops/shards", "ops/topics", "rights", "topology"},
-    "ops/trace": {"jobs", "ledger", "ops/books", "ops/dead_letters", "topology"},
+    "ops/trace": {"jobs", "ledger", "ops/books", "ops/dead_letters", "rights", "topology"},
     "ops/replay": {"jobs", "ledger", "ops", "ops/books", "ops/compare", "ops/dead_letters", "topology"},
     "error_table": {"errors", "ledger"} | _OPS,  # beside `ops`, whose own two files its packages import
     "api": {"ops/books", "telemetry"},

@@ -11,7 +11,8 @@ from aiokafka.errors import InconsistentGroupProtocolError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.kafka.clients import admin_client, create_consumer, operator_hint, partitions_of
+from infra.kafka.clients import admin_client, create_consumer, partitions_of
+from infra.kafka.permanent_errors import operator_hint
 from infra.kafka.shard_assignor import PROTOCOL, PROTOCOL_BEFORE, Claim, ShardAssignor, assign_partitions
 from infra.settings import Settings
 from infra.shards import NumberState, Shard, ShardNumber

@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from aiokafka.errors import KafkaError
 
-from infra.kafka.clients import operator_hint
+from infra.kafka.permanent_errors import operator_hint
 from infra.postgres import is_transient
 from infra.settings import Settings
 from workers import error_table

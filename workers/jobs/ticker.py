@@ -14,7 +14,8 @@ from aiokafka.errors import KafkaError
 
 from infra.clock import utc_now
 from infra.first_of import run_until_first
-from infra.kafka.clients import create_producer, operator_hint, stop_producer
+from infra.kafka.clients import create_producer, stop_producer
+from infra.kafka.permanent_errors import operator_hint
 from infra.kafka.records import partition_counts
 from infra.probes import serve_probes
 from infra.settings import Settings

@@ -11,7 +11,8 @@ import structlog
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 
 from infra.kafka.aiokafka_fixes import ConsumerLostError
-from infra.kafka.clients import leave_group, operator_hint
+from infra.kafka.clients import leave_group
+from infra.kafka.permanent_errors import operator_hint
 from infra.kafka.poller import POLL_SECONDS, Polled, Poller
 from infra.retry import SERVER_ERRORS, describe_error, is_retriable, suppress_retriable
 from workers.errors import LaneError, WorkerError, task_error

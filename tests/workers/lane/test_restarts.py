@@ -18,7 +18,8 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
 
-from infra.kafka.clients import NotSetUpError, admin_client, operator_hint
+from infra.kafka.clients import NotSetUpError, admin_client
+from infra.kafka.permanent_errors import operator_hint
 from infra.local.stack import LocalStack
 from infra.migrate import migrate
 from infra.postgres import connect_database

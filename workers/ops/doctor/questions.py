@@ -9,7 +9,8 @@ from typing import Any, Final, TypeVar
 import asyncpg
 from aiokafka.errors import KafkaConnectionError, KafkaError, NoBrokersAvailable
 
-from infra.kafka.clients import NotSetUpError, operator_hint
+from infra.kafka.clients import NotSetUpError
+from infra.kafka.permanent_errors import operator_hint
 from infra.migrate import MigrationError
 from infra.postgres import POSTGRES_ERRORS, is_transient, login_hint
 from infra.postgres_rights import MissingPrivilegesError
