@@ -7,12 +7,14 @@ import argparse
 import asyncio
 import json
 import logging
+import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
 
+from infra.clock import utc_now
 from infra.local.stack import LocalStack
 from tests.cluster.judge import ALLOWED_SECONDS, POSTGRES, Answers, Kill
 from tests.cluster.kills import random_servers, run
@@ -50,7 +52,7 @@ def main() -> None:
     hurried = dict(QUORUM)
     if given.session_ms:
         hurried["broker.session.timeout.ms"] = str(given.session_ms)
-    began = monotonic()
+    options, began = _options(given), monotonic()
 
     def report(kill: Kill) -> None:
         print(f"{monotonic() - began:6.0f} s: killed {_name(kill)}", flush=True)
@@ -74,7 +76,6 @@ def main() -> None:
             )
         )
     FILE.parent.mkdir(exist_ok=True)
-    options = {"rate": given.rate, "partitions": given.partitions, "members": given.members, "seed": given.seed}
     FILE.write_text(json.dumps(result.summary() | options | {"seconds": monotonic() - began}, indent=1) + "\n")
     limit = result.session_seconds + ALLOWED_SECONDS
     for kill in result.kills:
@@ -88,14 +89,21 @@ def main() -> None:
     sys.exit(not result.passed)
 
 
+def _options(given: argparse.Namespace) -> dict[str, object]:
+    """Return what the page says of a run beside its result: its settings, its day and its commit."""
+    argv = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(argv, cwd=FILE.parents[1], capture_output=True, text=True, check=True).stdout.strip()
+    asked = {name: getattr(given, name) for name in ("rate", "partitions", "members", "seed")}
+    return asked | {"day": f"{utc_now():%Y-%m-%d}", "commit": commit}
+
+
 def _run_servers(given: argparse.Namespace) -> bool:
     """Run with several Postgres servers, print, write; return whether every promise was kept."""
-    began = monotonic()
+    options, began = _options(given), monotonic()
 
     def report(seen: Disturbance) -> None:
         print(f"{monotonic() - began:6.0f} s: {seen.what}", flush=True)
 
-    options = {"rate": given.rate, "partitions": given.partitions, "members": given.members, "seed": given.seed}
     events = list(random_events(given.seed, given.rounds, given.databases, given.partitions, given.members))
     with (
         LocalStack(databases=given.databases, report=lambda line: print(line, flush=True)) as stack,

@@ -18,6 +18,7 @@ shards move`; kills a worker with -9; and kills one of the two servers in the mi
 moves again.
 
 {sends:,} sends at {rate:.0f} a second, {partitions} partitions, {members} of each worker for each server, seed {seed}.
+The run of {day}, commit {commit}.
 
 | promise | broken |
 |---|---|
@@ -59,7 +60,7 @@ def render_servers(result: dict[str, Any], beside: str = "") -> str:
     """Return the part for the result of a run, and what else kept the machine busy, if anything."""
     seen = result["disturbances"]
     judged = [each for each in seen if each["act"] == Act.KILL_SERVER]
-    names = ("sends", "rate", "partitions", "members", "seed", "unanswered", "doubled", "unbilled")
+    names = ("sends", "rate", "partitions", "members", "seed", "day", "commit", "unanswered", "doubled", "unbilled")
     return _PART.format(
         **{name: result[name] for name in names},
         down=result["down_seconds"],

@@ -50,6 +50,7 @@ _PROMISES = """
 ## What the run found
 
 {sends:,} sends at {rate:.0f} a second, {partitions} partitions of each topic, {members} of each worker, seed {seed}.
+The run of {day}, commit {commit}.
 
 | promise | broken |
 |---|---|
@@ -57,12 +58,13 @@ _PROMISES = """
 | and no more than one | {doubled} |
 | each billing event has exactly one | {unbilled} |
 | the audit's checks | {audit} |
-| sends pause for at most {limit} by the kill of a broker | {late} of {kills} kills |
+| sends pause for at most {limit} by the kill of a broker | {late} of {kills} kills{kafka_late} |
 
-The longest pause was {longest:.1f} s, the median {median:.1f} s, and {kafka:.1f} s of Kafka's own.{beside}
+The longest pause was {longest:.1f} s, the median {median:.1f} s, and {kafka:.1f} s of Kafka's own. Ours on top was at
+most {most_ours:.1f} s, the median {ours:.1f} s.{beside}
 
-| # | killed | led | pause of sends | of Kafka alone | |
-|---|---|---|---|---|---|
+| # | killed | led | pause of sends | of Kafka alone | ours on top of Kafka's own | |
+|---|---|---|---|---|---|---|
 """
 
 _FOOT = """
@@ -82,15 +84,20 @@ def render(result: dict[str, Any], beside: str = "") -> str:
     kills = result["kills"]
     brokers = [kill for kill in kills if kill["node"] != POSTGRES]
     limit = result["session_seconds"] + ALLOWED_SECONDS
+    late = [kill for kill in brokers if kill["pause"] > limit]
+    of_kafka = sum(kill["kafka_pause"] > limit for kill in late)
     promises = _PROMISES.format(
         **{name: result[name] for name in ("sends", "rate", "partitions", "members", "seed", "longest")},
-        **{name: result[name] for name in ("unanswered", "doubled", "unbilled")},
+        **{name: result[name] for name in ("unanswered", "doubled", "unbilled", "day", "commit")},
         audit=", ".join(result["audit"]) or 0,
         limit=f"{limit:.0f} s ({result['session_seconds']:.0f} + {ALLOWED_SECONDS:.0f})",
-        late=sum(kill["pause"] > limit for kill in brokers),
+        late=len(late),
+        kafka_late=f"; {of_kafka} of them Kafka's own: it alone took longer" if late else "",
         kills=len(brokers),
         median=median(kill["pause"] for kill in brokers),
         kafka=median(kill["kafka_pause"] for kill in brokers),
+        ours=median(map(_ours, brokers)),
+        most_ours=max(map(_ours, brokers)),
         beside=f" {beside}" if beside else "",
     )
     rows = [_row(number, kill) for number, kill in enumerate(kills, 1)]
@@ -98,13 +105,18 @@ def render(result: dict[str, Any], beside: str = "") -> str:
     return head + promises + "\n".join(rows) + "\n" + _FOOT.format(character=_A_CHARACTER)
 
 
+def _ours(kill: dict[str, Any]) -> float:
+    """Return for how long sends paused beyond what Kafka took, in seconds."""
+    return max(0.0, float(kill["pause"] - kill["kafka_pause"]))
+
+
 def _row(number: int, kill: dict[str, Any]) -> str:
     name = "Postgres" if kill["node"] == POSTGRES else f"broker {kill['node']}"
     name += ", the controller" if kill["was_controller"] else ""
     led = "" if kill["node"] == POSTGRES else kill["led"]
-    own = min(kill["kafka_pause"], kill["pause"])
-    bar = "▓" * round(own / _A_CHARACTER) + "░" * round((kill["pause"] - own) / _A_CHARACTER)
-    return f"| {number} | {name} | {led} | {kill['pause']:.1f} s | {kill['kafka_pause']:.1f} s | {bar} |"
+    ours = _ours(kill)
+    bar = "▓" * round((kill["pause"] - ours) / _A_CHARACTER) + "░" * round(ours / _A_CHARACTER)
+    return f"| {number} | {name} | {led} | {kill['pause']:.1f} s | {kill['kafka_pause']:.1f} s | {ours:.1f} s | {bar} |"
 
 
 def main() -> None:

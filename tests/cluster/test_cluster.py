@@ -51,13 +51,14 @@ def test_a_kill_that_lets_sends_pause_for_too_long_fails_the_run_and_is_on_the_p
     """Beyond the brokers' session timeout and 2 s; how long sends wait for Postgres is not Kafka's matter."""
     kills = [Kill(2, 1.0, 4, was_controller=True, pause=4.9, kafka_pause=3.0), Kill(POSTGRES, 2.0, pause=9.0)]
     result = Result(3.0, kills, sends=10, answers=10)
-    options = {"rate": 1.0, "partitions": 12, "members": 2, "seed": 1}
+    options = {"rate": 1.0, "partitions": 12, "members": 2, "seed": 1, "day": "2026-11-30", "commit": "5e7f2367"}
+    row = "| 1 | broker 2, the controller | 4 | 4.9 s | 3.0 s | 1.9 s | ▓▓▓▓▓▓░░░░ |"
 
     assert result.passed
-    assert "| 1 | broker 2, the controller | 4 | 4.9 s | 3.0 s | ▓▓▓▓▓▓░░░░ |" in render(result.summary() | options)
-    kills.append(Kill(3, 3.0, pause=5.1))
+    assert row in render(result.summary() | options)
+    kills += [Kill(3, 3.0, pause=5.1, kafka_pause=4.0), Kill(1, 4.0, pause=5.3, kafka_pause=5.2)]
     assert not result.passed
-    assert "| 1 of 2 kills |" in render(result.summary() | options)
+    assert "| 2 of 3 kills; 1 of them Kafka's own: it alone took longer |" in render(result.summary() | options)
 
 
 @pytest.mark.whole
@@ -89,7 +90,7 @@ def test_other_numbers_that_pause_for_long_fail_the_run_and_are_on_the_page() ->
         Disturbance(Act.KILL_WORKER, "`send-pg1` was killed", (0, 1), 3.0, pause=20.0, others=20.0),
     ]
     result = ServersResult(20.0, seen, sends=10, answers=10)
-    options = {"rate": 60.0, "partitions": 4, "members": 1, "seed": 1, "down_seconds": 3.0}
+    options = {"rate": 60.0, "partitions": 4, "members": 1, "seed": 1, "down_seconds": 3.0, "day": "", "commit": ""}
 
     assert result.passed
     page = render_servers(asdict(result) | options)
