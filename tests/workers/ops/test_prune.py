@@ -166,6 +166,21 @@ async def test_what_may_still_be_asked_for_stays(
     assert left == await _left(database)
 
 
+async def test_an_old_request_gets_its_first_answer_after_a_prune(settings: Settings, database: Connection) -> None:
+    """A send's outcome is in the journal, of which a prune deletes nothing."""
+    await _books(database)
+    book = Book(database)
+    request = book.send()
+    await book.one(book.promotion(2))
+    first = await book.one(request)
+
+    done = await prune(settings, PrunePlan(6, 6, uuid4(), {0: 4}), who=ME, stop=asyncio.Event())
+
+    assert (3, "charged", False) == (done.result["deleted"], first["code"], first["repeat"])
+    assert first | {"repeat": True} == await book.one(request)
+    assert 1 == await database.fetchval("select sum(remaining) from lots")
+
+
 async def test_a_run_that_was_stopped_goes_on(
     settings: Settings, database: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

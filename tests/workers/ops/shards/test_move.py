@@ -12,7 +12,9 @@ from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from infra.shards import NumberState
 from tests.conftest import Connect
+from tests.ledger.book import NEW_YEAR
 from tests.workers.ops.shards.servers import WHO, Servers, content_of, copy_database, move, shards_of, with_shards
+from tests.workers.two_servers import PlacedBook, account_of
 from workers.error_table import explain
 from workers.ops.books.audit import audit
 from workers.ops.books.balance import read_balance
@@ -89,6 +91,23 @@ async def test_an_account_has_the_balance_and_the_statement_that_it_had(servers:
         (await read_balance(servers.second, each, AS_OF), await read_statement(servers.second, each, AS_OF))
         for each in accounts
     ]
+
+
+async def test_an_old_request_gets_its_first_answer_from_the_server_its_number_moved_to(
+    servers: Servers, connect: Connect
+) -> None:
+    """The outcome moved with the account's journal: nothing is charged again."""
+    account = account_of(1, "old")
+    book, moved = PlacedBook(await connect(servers.first)), PlacedBook(await connect(servers.second))
+    request = book.send(account)
+    await book.one(book.promotion(2, account))
+    first = await book.one(request)
+
+    await move(servers, [1], "1")
+
+    assert ("charged", False) == (first["code"], first["repeat"])
+    assert first | {"repeat": True} == await moved.one(request)
+    assert 1 == (await read_balance(servers.second, account, NEW_YEAR)).balance
 
 
 async def test_the_lanes_name_whom_the_next_owner_fences(servers: Servers, connect: Connect) -> None:
