@@ -1,20 +1,20 @@
 """The turn: how one owner works all its lanes. The only file that knows how offsets and transactions fit together.
 
-An owner is a worker process under a name that nobody else has or had. Its two transactional producers are named after
-it, and run before the name is written anywhere. To open lanes, (1) read their rows; then, of each last owner's lanes
-together: (2) fence it in Kafka if it has not given them back: a producer that starts under its name aborts what it left
-open, and waits for what it committed; (3) raise the epochs in one statement, each only if it is the one that was read,
-and write the name; (4) read the committed offsets, look for answers that may be published (`readback.py`), and seek.
-From (2) on the last owner publishes nothing, from (3) on it stores nothing. Kafka's committed offset says how far
-answers are published, the row how far outcomes are stored: what lies between is decided once more, and published first.
+An owner is a name that nobody else has or had, with two transactional producers. A worker has one, and one more for
+each lane that is set apart, as it keeps the others from their turns (`owners.py`). To open lanes, (1) read their rows,
+and ask the group whether this worker is still a member; then, of each last owner's lanes together: (2) fence it in
+Kafka unless it gave them back: a producer that starts under its name aborts what it left open, and waits for what it
+committed; (3) raise the epochs in one statement, each only if it is as read, and write the name; (4) read the committed
+offsets, look for answers that may be published (`readback.py`), and seek. From (2) on the last owner publishes nothing,
+from (3) on it stores nothing. What lies between committed offset and row is decided once more, and published first.
 
-Then, turn after turn: (1) take what is there from all lanes, fairly; (2) decode it; (3) store all outcomes in one
-Postgres transaction, which checks epochs and owner; (4) publish them in one Kafka transaction, with all offsets; (5)
-after any doubtful error discard the producers, and begin again under a new name. Deciding twice finds first answers.
-
-Two turns may be decided at once, of disjoint lanes, and beside the publishing of one before them. Kafka transactions
-follow one another, of one or more turns, in their order: two at once could leave the older offset as the last written.
-After a failed turn none is published, nor a lane of it decided. A lane that keeps the others from theirs is set apart.
+Then, turn after turn: (1) take what is there from all lanes, fairly, and put back what may not be decided yet, by order
+or clock (`admission.py`); (2) decode it; (3) store all outcomes in one Postgres transaction that checks epochs and
+owner, or several of disjoint lanes; a tick's lots before, a step in each (`Job.step`); (4) publish them in one Kafka
+transaction, with all offsets; (5) after any doubtful error discard the producers, and begin again under a new name with
+the lanes still held. Deciding twice finds first answers. Two turns may be decided at once, of disjoint lanes, beside
+the publishing of one before. Kafka transactions follow one another in the turns' order: two at once could leave the
+older offset as the last written. After a failed turn none is published, nor a lane of it decided.
 """
 
 import asyncio
@@ -111,7 +111,7 @@ class LaneOwner:
                 if not (isinstance(doubtful, FencedError) or is_retriable(doubtful)):
                     raise
                 error = doubtful
-            finally:
+            finally:  # turn (5)
                 await self._openings.end()
                 for lane in self.lanes:
                     lane.close()
@@ -123,19 +123,19 @@ class LaneOwner:
 
     async def _open(self, lanes: list[Lane]) -> None:
         """Acquire lanes, fencing their last owners, and find out where each begins."""
-        lanes = await self._opening.read(lanes)  # 1
+        lanes = await self._opening.read(lanes)  # opening (1)
         # One that was frozen must not take lanes from its successor in turn; (3) sees one that comes after (1).
         await self._opening.check_membership()
         for gone, part in split_by_last_owner(lanes, self._name):
             self._openings.begin(part, self._acquire(part, gone))
 
     async def _acquire(self, lanes: list[Lane], gone: set[str]) -> None:
-        await fence_producers(self._settings, gone)  # 2
-        acquired = await self._rows.acquire([lane.row for lane in lanes], self._name)  # 3
+        await fence_producers(self._settings, gone)  # opening (2)
+        acquired = await self._rows.acquire([lane.row for lane in lanes], self._name)  # opening (3)
         for lane in [lane for lane in lanes if lane.row not in acquired]:
             lane.fail(FencedError("another owner acquired it meanwhile"))
         opened = [lane for lane in lanes if lane.row in acquired]
-        await self._opening.open(opened, self._transact, self._openings.begin)  # 4
+        await self._opening.open(opened, self._transact, self._openings.begin)  # opening (4)
 
     def _fail_to_open(self, lanes: Sequence[Lane], error: Exception) -> None:
         if not (isinstance(error, FencedError) or is_retriable(error)):
@@ -167,7 +167,7 @@ class LaneOwner:
                     await self._let_go()
                     continue
                 self._open_due()
-                received = self._receive()
+                received = self._receive()  # turn (1)
                 if admitted := await self._admission.admit(received) if received else []:
                     await self._begin_turn(admitted)
                 elif not self._changed.is_set():
@@ -202,7 +202,7 @@ class LaneOwner:
         """Store the outcomes of a turn: in one transaction, or several of disjoint lanes where there are many."""
         if self._job.step is not None:
             batches = await self._decider.finish_steps(batches)
-        return await decide_turn(batches, self._decider.decide)
+        return await decide_turn(batches, self._decider.decide)  # turn (2) and (3)
 
     async def _publish(self, decided: Sequence[Decided]) -> None:
         """Publish a turn's answers, its dead letters and all offsets, in one transaction."""
@@ -210,11 +210,11 @@ class LaneOwner:
         next_offsets = {lane: offset for each in decided for lane, offset in each.next_offsets.items()}
         offsets = {lane.place: offset for lane, offset in next_offsets.items()}
         for found in filter(None, [lane.published_answers for lane in next_offsets]):
-            messages, offsets = found.drop_published(messages, offsets)
+            messages, offsets = found.drop_published(messages, offsets)  # an older offset would set the group back
         with ExitStack() as traces:
             for each in decided:
                 traces.enter_context(each.trace.trace_publishing(each.messages))
-            times = await self._transact(messages, offsets)
+            times = await self._transact(messages, offsets)  # turn (4)
         for lane, offset in next_offsets.items():
             lane.note_published(offset, times.received_at, is_committed=lane.place in offsets)
             lane.failures = 0
