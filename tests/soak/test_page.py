@@ -97,6 +97,19 @@ def test_the_page_says_how_many_records_no_latency_tells_of() -> None:
     assert "1,200 of 1,079,400 records that were due were skipped, in 1 of 60 minutes" in text
 
 
+def test_the_page_says_what_a_run_of_a_version_before_did_not_count() -> None:
+    """It is no promise kept, and no reason not to render the run."""
+    run = _run()
+    del run["server_errors"]
+    for minute in run["minutes"]:
+        del minute["skipped"]
+
+    text = " ".join(render(run, "").split())
+
+    assert "and an unknown number with a status of 500 or more" in text
+    assert "how many records were skipped so is not known of this run" in text
+
+
 def test_the_page_says_what_ran_beside_and_the_picture_is_well_formed() -> None:
     """A line for each figure of each process that has one, a piece for each of its lives."""
     run = _run()
