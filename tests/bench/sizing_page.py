@@ -39,7 +39,8 @@ billing event, since a grant counts from its own time on.
 
 _SHARES = """
 A send costs less the more come at once, since a turn, its two transactions and its round trips are shared by all sends
-that it decides. Standing idle costs what the polls, ticks and heartbeats of each process cost.
+that it decides. Standing idle costs what the polls, ticks and heartbeats of each process cost; on another
+day `make bench` measured [5 %](operate.md#size) with 12 partitions.
 
 At {partitions} partitions and {members} of each kind, by process:
 
@@ -64,9 +65,11 @@ write-ahead log, which archiving keeps as long as you say.
 """
 
 _BEYOND = """
-Memory (measured by the [soak](soak.md)): each process 52 to 80 MB; Postgres and Kafka as you give them. Connections to
-Postgres ([by process](operate.md#size)): 12 send workers and two of billing and expiry each open 64 at most, with the
-read API, console and observers of the Kubernetes manifests 80. Postgres's default `max_connections` is 100.
+Memory: each process 52 to 80 MB at 200 to 400 records a second ([soak](soak.md)), a send worker 126 MB at most while it
+drains a backlog at full pace (`make bench BENCH=memory`): provision for the second. Postgres and Kafka as you give
+them. Connections to Postgres ([by process](operate.md#size)): 12 send workers and two of billing and expiry each open
+64 at most, with the read API, console and observers of the Kubernetes manifests 80. Postgres's default
+`max_connections` is 100.
 
 ## What breaks first beyond this (reasoned)
 
@@ -79,8 +82,9 @@ read API, console and observers of the Kubernetes manifests 80. Postgres's defau
    of a turn is that of the commits, so fast disks and brokers help, and cores do not.
 3. **Postgres.** All lanes write to one server: {postgres_us:.0f} us a send at the least, {postgres_most:,} sends a
    second for each of its cores, as long as its disk keeps up with {wal:,} bytes of log a send and one commit a turn.
-   Debits in the database alone, without Kafka, are 24,000 a second on two cores ([measured](operate.md#size)). No
-   statement needs two accounts, so [several servers](shards.md) can share the books.
+   Debits in the database alone, without Kafka, are 24,000 a second on two cores ([measured](operate.md#size)), of
+   which the bench's own client, in Python, takes a part: that is no rate of Postgres's cores alone. No statement needs
+   two accounts, so [several servers](shards.md) can share the books.
 4. **A commit's wait.** A turn ends with a durable commit and a Kafka transaction. A disk or a replica that takes 10 ms
    for each makes turns longer, not dearer: more sends share a turn, so the pace holds and the latency grows as much.
 5. **One hot account, or one partition.** Records of a partition are decided in order, by one lane: more workers do not
