@@ -50,13 +50,6 @@ LAG_METRICS: tuple[Metric, ...] = (
     ),
     Metric("inmail_lag_seconds", MetricKind.GAUGE, "Age of a partition's oldest unread record.", "seconds", _PLACE),
     Metric(
-        "inmail_lag_eta_seconds",
-        MetricKind.GAUGE,
-        "Until a partition is read up at the pace of the last half minute. Not there where it never is.",
-        "seconds",
-        _PLACE,
-    ),
-    Metric(
         "inmail_lag_held_records",
         MetricKind.GAUGE,
         "Unread records of a partition that an open transaction of a producer keeps from every reader.",
@@ -84,7 +77,6 @@ LAG_METRICS: tuple[Metric, ...] = (
         "1",
         (*_GROUP_TOPIC, "inmail_lag_group_status"),
     ),
-    Metric("inmail_lag_look_seconds", MetricKind.GAUGE, "How long the observer's last look took.", "seconds"),
     Metric(
         "inmail_lag_looked_timestamp_seconds",
         MetricKind.GAUGE,

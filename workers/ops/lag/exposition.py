@@ -37,7 +37,6 @@ class LagCollector(Collector):
             _gauge(families, "kafka_topic_partition_current_offset", place, each.end)
             _gauge(families, "kafka_topic_partition_oldest_offset", place, each.oldest)
         if self._observer.refreshed_at is not None:
-            _gauge(families, "inmail_lag_look_seconds", (), self._observer.look_seconds)
             _gauge(families, "inmail_lag_looked_timestamp_seconds", (), self._observer.refreshed_at.timestamp())
             _gauge(families, "inmail_lag_books_readable", (), float(self._observer.books_trouble is None))
         yield from families.values()
@@ -77,8 +76,6 @@ def _add_partition(families: dict[str, _Family], each: PartitionLag) -> None:
     _gauge(families, "kafka_consumergroup_lag", labels, each.records)
     if each.committed is not None:
         _gauge(families, "kafka_consumergroup_current_offset", labels, each.committed)
-    if each.eta_seconds is not None:
-        _gauge(families, "inmail_lag_eta_seconds", labels, each.eta_seconds)
     _gauge(families, "inmail_lag_seconds", labels, each.seconds)
     _gauge(families, "inmail_lag_held_records", labels, each.held)
     _gauge(families, "inmail_lag_lost_records", labels, each.lost)
