@@ -122,7 +122,10 @@ begin
         elsif p.credits = 0 then
             return next book(r, 'no_credits_in_plan', p_details => told);
         else
-            return query select * from open_allotments(r, p, to_open, p_validity, true);
+            return query select * from open_allotments(
+                array_fill(r, array[cardinality(to_open)]), array_fill(p, array[cardinality(to_open)]), to_open,
+                p_validity, true
+            );
         end if;
         return query select * from cut_after_grant(r, p, later);
         return query select * from settle(r, p_low, before);
@@ -162,50 +165,4 @@ as $$
     select jsonb_build_object(
         'subscription_id', p_period.subscription_id, 'plan', p_period.plan, 'period_start', p_period.period_start
     );
-$$;
-
--- Opens lots in date order, the first as the answer where that is still to come.
-create or replace function open_allotments(
-    p_request request, p_period told_period, p_openings opening[], p_validity interval, p_first_is_answer boolean
-)
-returns setof journal
-language plpgsql volatile
-set plan_cache_mode = force_generic_plan
-as $$
-begin
-    for k in 1 .. coalesce(cardinality(p_openings), 0) loop
-        return next open_lot(
-            p_request, terms_of(p_request.account, p_period, p_openings[k], p_validity),
-            p_first_is_answer and k = 1, p_openings[k].ends, p_openings[k].tops_up
-        );
-    end loop;
-end;
-$$;
-
--- The terms of a lot for a period: it lives from the period's start, late or early event alike, and without rollover to
--- its end. One that tops up another begins with that, and ends with it too where that counts: of a month that was
--- withdrawn nothing does, and its end is none for what is given in its place.
-create or replace function terms_of(
-    p_account bigint, p_period told_period, p_opening opening, p_validity interval
-)
-returns lot_terms
-language sql stable
-as $$
-    select row(
-        'subscription', null, p_period.subscription_id, p_period.plan, p_opening.starts, p_opening.credits,
-        p_period.priority, p_opening.starts,
-        coalesce(
-            (
-                select l.full_expires_at from lots as l
-                where
-                    l.account = p_account and l.lot = p_opening.tops_up
-                    and p_opening.credits < p_period.credits
-            ),
-            least(
-                p_opening.starts + p_validity,
-                case when not p_period.rollover then p_opening.ends end
-            )
-        ),
-        p_period.on_change, p_period.credit_back, p_period.balance_cap, null, null
-    )::lot_terms;
 $$;
