@@ -21,6 +21,38 @@ set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
 declare
+    places integer[];
+begin
+    -- In rounds: in each an account has one request, its second after its first.
+    for places in
+        select array_agg(d.i order by d.i)
+        from (
+            select i, row_number() over (partition by p_requests[i].account order by i) as round
+            from generate_subscripts(p_requests, 1) as i
+        ) as d
+        group by d.round
+        order by d.round
+    loop
+        return query select * from grant_round(
+            array(select p_requests[i] from unnest(places) as i), array(select p_periods[i] from unnest(places) as i),
+            p_validity, p_low
+        );
+    end loop;
+end;
+$$;
+
+-- The same for requests of different accounts: decides one after another, and opens the lots of all at the end.
+create or replace function grant_round(
+    p_requests request[], p_periods told_period[], p_validity interval, p_low integer
+)
+returns setof journal
+language plpgsql volatile
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+    all_openings opening[];  -- with the places of their requests, and the next change of each
+    places integer[];
+    next_changes timestamptz[];
     r request;
     p told_period;
     first told_period;  -- what is told, for its first month
@@ -122,14 +154,21 @@ begin
         elsif p.credits = 0 then
             return next book(r, 'no_credits_in_plan', p_details => told);
         else
-            return query select * from open_allotments(
-                array_fill(r, array[cardinality(to_open)]), array_fill(p, array[cardinality(to_open)]), to_open,
-                p_validity, true
-            );
+            for k in 1 .. cardinality(to_open) loop
+                all_openings := all_openings || to_open[k];
+                places := places || i;
+                next_changes := next_changes || later;
+            end loop;
+            continue;
         end if;
         return query select * from cut_after_grant(r, p, later);
         return query select * from settle(r, p_low, before);
     end loop;
+
+    return query select * from grant_allotments(
+        array(select p_requests[i] from unnest(places) as i), array(select p_periods[i] from unnest(places) as i),
+        all_openings, next_changes, p_validity, p_low
+    );
 end;
 $$;
 
