@@ -140,7 +140,9 @@ begin
             continue;
         end if;
 
-        before := available(r.account, r.as_of);
+        if p.is_change or p.credits = 0 then
+            before := available(r.account, r.as_of);
+        end if;
         if p.is_change then
             return query select * from close_old_lots(r, p, periods, later);
         end if;
@@ -176,30 +178,47 @@ $$;
 -- same start it tops that up, and its period is that one's where that counts.
 create or replace function openings_of(p_account bigint, p_period told_period, p_months period[])
 returns opening[]
-language sql stable
+language plpgsql stable
 as $$
-    select array_agg(
-        row(
-            x.starts, coalesce(case when lacking.credits < p_period.credits then same.ends end, x.ends),
-            lacking.credits, same.lot
-        )::opening order by x.starts
-    )
-    from unnest(p_months) as x
-    cross join lateral credits_lacking(
-        p_account, p_period.subscription_id, p_period.plan, p_period.credits, x
-    ) as lacking (credits)
-    left join lateral (
-        select l.lot, end_of_period(l) as ends
-        from lots_of_period(p_account, p_period.subscription_id, x) as l
-        where l.period_start = x.starts
-    ) as same on true
-    where lacking.credits is not null;
+begin
+    -- Mostly no lot meets the months: which lots are of the same period, and what they lack, need not be asked.
+    if not exists (
+        select from lots as l
+        where
+            l.account = p_account and l.subscription_id = p_period.subscription_id and not l.freed and l.tops_up is null
+            and l.period_start < p_months[cardinality(p_months)].ends and end_of_period(l) > p_months[1].starts
+    ) then
+        return (
+            select array_agg(row(x.starts, x.ends, p_period.credits, null)::opening order by x.starts)
+            from unnest(p_months) as x
+        );
+    end if;
+
+    return (
+        select array_agg(
+            row(
+                x.starts, coalesce(case when lacking.credits < p_period.credits then same.ends end, x.ends),
+                lacking.credits, same.lot
+            )::opening order by x.starts
+        )
+        from unnest(p_months) as x
+        cross join lateral credits_lacking(
+            p_account, p_period.subscription_id, p_period.plan, p_period.credits, x
+        ) as lacking (credits)
+        left join lateral (
+            select l.lot, end_of_period(l) as ends
+            from lots_of_period(p_account, p_period.subscription_id, x) as l
+            where l.period_start = x.starts
+        ) as same on true
+        where lacking.credits is not null
+    );
+end;
 $$;
 
 -- What answers tell of an event's period.
 create or replace function told_of(p_period told_period)
 returns jsonb
-language sql immutable
+language sql stable
 as $$
     select jsonb_build_object(
         'subscription_id', p_period.subscription_id, 'plan', p_period.plan, 'period_start', p_period.period_start
