@@ -75,7 +75,10 @@ begin
         select x.* into s from subscriptions as x
         where x.account = r.account and x.subscription_id = p.subscription_id;
         anchor := anchor_of(p.period_start, p.anchor_day, s.period_start, s.anchor_day);
-        later := next_other_plan(r.account, p.subscription_id, p.period_start, p.plan);
+        later := case
+            when s.changed_at is not null
+                then next_other_plan(r.account, p.subscription_id, p.period_start, p.plan)
+        end;
         periods := periods_of(p, anchor, later);
         granted_by := null;
         change := null;
