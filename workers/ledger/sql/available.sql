@@ -16,3 +16,15 @@ language sql stable
 as $$
     select s.credits from spendable(p_account, p_as_of) as s;
 $$;
+
+-- The same before each of some requests.
+create or replace function available_before(p_requests request[])
+returns bigint[]
+language sql stable
+as $$
+    select array_agg(s.credits order by r.position)
+    from unnest(p_requests) with ordinality as r (
+        account, request_id, fingerprint, worker, as_of, source_partition, source_offset, position
+    )
+    cross join lateral spendable(r.account, r.as_of) as s;
+$$;

@@ -1,7 +1,7 @@
 -- Appends one row to the journal and moves what it moves: the account's sequence, the lot's remaining.
 --
--- Every change but a debit and an expiry, which write many rows at once, goes through here. The account is locked
--- (lock_accounts). p_before is given where something changed the balance before the row is written.
+-- Every change goes through here but debits, grants, notices and expiry, which write many rows at once. The account is
+-- locked (lock_accounts). p_before is given where something changed the balance before the row is written.
 create or replace function book(
     p_request request,
     p_code text,

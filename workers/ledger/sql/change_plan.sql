@@ -81,7 +81,12 @@ begin
     if not answers_first then
         return next book(p_request, 'plan_changed', p_details => told);
     end if;
-    return query select * from open_allotments(p_request, p_period, to_open, p_validity, answers_first);
+    if to_open is not null then
+        return query select * from open_allotments(
+            array_fill(p_request, array[cardinality(to_open)]), array_fill(p_period, array[cardinality(to_open)]),
+            to_open, p_validity, answers_first
+        );
+    end if;
 end;
 $$;
 

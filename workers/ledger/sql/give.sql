@@ -11,37 +11,50 @@ create or replace function give(p_requests request[], p_lots lot_terms[], p_sell
 returns setof journal
 language plpgsql volatile
 set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set plan_cache_mode = force_generic_plan
 as $$
 declare
-    r request;
-    code text;
-    before bigint;
+    alike record;
+    befores bigint[];
 begin
-    for i in 1 .. cardinality(p_requests) loop
-        r := p_requests[i];
-        select case
-            when a.erased_at is not null then 'account_erased'
-            when p_lots[i].origin = 'purchase' and not exists (
-                select from subscriptions as s
-                where
-                    s.account = r.account and (s.ends_at is null or s.ends_at > r.as_of)
-                    and plan_at(s.account, s.subscription_id, r.as_of) = any(p_selling_plans)
-            ) then 'not_sold_separately'
-            else 'granted'
-        end
-        into code
-        from accounts as a
-        where a.account = r.account;
-
-        if code = 'granted' then
-            before := available(r.account, r.as_of);
-            return next open_lot(r, p_lots[i], true);
-            return query select * from settle(r, p_low, before);
+    -- What gets one code is done at once, in rounds: an account's second request sees what its first one left.
+    for alike in
+        select
+            d.code, array_agg(d.request order by d.position) as requests, array_agg(d.lot order by d.position) as lots
+        from (
+            select
+                i as position, r.request, l.lot,
+                row_number() over (partition by (r.request).account order by i) as round,
+                case
+                    when a.erased_at is not null then 'account_erased'
+                    when (l.lot).origin = 'purchase' and not exists (
+                        select from subscriptions as s
+                        where
+                            s.account = a.account and (s.ends_at is null or s.ends_at > (r.request).as_of)
+                            and plan_at(s.account, s.subscription_id, (r.request).as_of) = any(p_selling_plans)
+                    ) then 'not_sold_separately'
+                    else 'granted'
+                end as code
+            from generate_subscripts(p_requests, 1) as i
+            cross join lateral (select p_requests[i] as request) as r
+            cross join lateral (select p_lots[i] as lot) as l
+            inner join accounts as a on a.account = (r.request).account
+        ) as d
+        group by d.round, d.code
+        order by d.round
+    loop
+        if alike.code = 'granted' then
+            befores := available_before(alike.requests);
+            return query select * from open_lots(alike.requests, alike.lots, null, null, true);
+            return query select * from settle(alike.requests, p_low, befores);
         else
-            return next book(r, code, p_details => jsonb_build_object(
-                'source_id', p_lots[i].source_id, 'actor', p_lots[i].actor, 'reason', p_lots[i].reason
-            ));
+            for i in 1 .. cardinality(alike.requests) loop
+                return next book(alike.requests[i], alike.code, p_details => jsonb_build_object(
+                    'source_id', alike.lots[i].source_id, 'actor', alike.lots[i].actor, 'reason', alike.lots[i].reason
+                ));
+            end loop;
         end if;
     end loop;
 end;

@@ -21,6 +21,38 @@ set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
 declare
+    places integer[];
+begin
+    -- In rounds: in each an account has one request, its second after its first.
+    for places in
+        select array_agg(d.i order by d.i)
+        from (
+            select i, row_number() over (partition by p_requests[i].account order by i) as round
+            from generate_subscripts(p_requests, 1) as i
+        ) as d
+        group by d.round
+        order by d.round
+    loop
+        return query select * from grant_round(
+            array(select p_requests[i] from unnest(places) as i), array(select p_periods[i] from unnest(places) as i),
+            p_validity, p_low
+        );
+    end loop;
+end;
+$$;
+
+-- The same for requests of different accounts: decides one after another, and opens the lots of all at the end.
+create or replace function grant_round(
+    p_requests request[], p_periods told_period[], p_validity interval, p_low integer
+)
+returns setof journal
+language plpgsql volatile
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+    all_openings opening[];  -- with the places of their requests, and the next change of each
+    places integer[];
+    next_changes timestamptz[];
     r request;
     p told_period;
     first told_period;  -- what is told, for its first month
@@ -43,7 +75,10 @@ begin
         select x.* into s from subscriptions as x
         where x.account = r.account and x.subscription_id = p.subscription_id;
         anchor := anchor_of(p.period_start, p.anchor_day, s.period_start, s.anchor_day);
-        later := next_other_plan(r.account, p.subscription_id, p.period_start, p.plan);
+        later := case
+            when s.changed_at is not null
+                then next_other_plan(r.account, p.subscription_id, p.period_start, p.plan)
+        end;
         periods := periods_of(p, anchor, later);
         granted_by := null;
         change := null;
@@ -108,7 +143,9 @@ begin
             continue;
         end if;
 
-        before := available(r.account, r.as_of);
+        if p.is_change or p.credits = 0 then
+            before := available(r.account, r.as_of);
+        end if;
         if p.is_change then
             return query select * from close_old_lots(r, p, periods, later);
         end if;
@@ -122,11 +159,21 @@ begin
         elsif p.credits = 0 then
             return next book(r, 'no_credits_in_plan', p_details => told);
         else
-            return query select * from open_allotments(r, p, to_open, p_validity, true);
+            for k in 1 .. cardinality(to_open) loop
+                all_openings := all_openings || to_open[k];
+                places := places || i;
+                next_changes := next_changes || later;
+            end loop;
+            continue;
         end if;
         return query select * from cut_after_grant(r, p, later);
         return query select * from settle(r, p_low, before);
     end loop;
+
+    return query select * from grant_allotments(
+        array(select p_requests[i] from unnest(places) as i), array(select p_periods[i] from unnest(places) as i),
+        all_openings, next_changes, p_validity, p_low
+    );
 end;
 $$;
 
@@ -134,78 +181,49 @@ $$;
 -- same start it tops that up, and its period is that one's where that counts.
 create or replace function openings_of(p_account bigint, p_period told_period, p_months period[])
 returns opening[]
-language sql stable
+language plpgsql stable
 as $$
-    select array_agg(
-        row(
-            x.starts, coalesce(case when lacking.credits < p_period.credits then same.ends end, x.ends),
-            lacking.credits, same.lot
-        )::opening order by x.starts
-    )
-    from unnest(p_months) as x
-    cross join lateral credits_lacking(
-        p_account, p_period.subscription_id, p_period.plan, p_period.credits, x
-    ) as lacking (credits)
-    left join lateral (
-        select l.lot, end_of_period(l) as ends
-        from lots_of_period(p_account, p_period.subscription_id, x) as l
-        where l.period_start = x.starts
-    ) as same on true
-    where lacking.credits is not null;
+begin
+    -- Mostly no lot meets the months: which lots are of the same period, and what they lack, need not be asked.
+    if not exists (
+        select from lots as l
+        where
+            l.account = p_account and l.subscription_id = p_period.subscription_id and not l.freed and l.tops_up is null
+            and l.period_start < p_months[cardinality(p_months)].ends and end_of_period(l) > p_months[1].starts
+    ) then
+        return (
+            select array_agg(row(x.starts, x.ends, p_period.credits, null)::opening order by x.starts)
+            from unnest(p_months) as x
+        );
+    end if;
+
+    return (
+        select array_agg(
+            row(
+                x.starts, coalesce(case when lacking.credits < p_period.credits then same.ends end, x.ends),
+                lacking.credits, same.lot
+            )::opening order by x.starts
+        )
+        from unnest(p_months) as x
+        cross join lateral credits_lacking(
+            p_account, p_period.subscription_id, p_period.plan, p_period.credits, x
+        ) as lacking (credits)
+        left join lateral (
+            select l.lot, end_of_period(l) as ends
+            from lots_of_period(p_account, p_period.subscription_id, x) as l
+            where l.period_start = x.starts
+        ) as same on true
+        where lacking.credits is not null
+    );
+end;
 $$;
 
 -- What answers tell of an event's period.
 create or replace function told_of(p_period told_period)
 returns jsonb
-language sql immutable
+language sql stable
 as $$
     select jsonb_build_object(
         'subscription_id', p_period.subscription_id, 'plan', p_period.plan, 'period_start', p_period.period_start
     );
-$$;
-
--- Opens lots in date order, the first as the answer where that is still to come.
-create or replace function open_allotments(
-    p_request request, p_period told_period, p_openings opening[], p_validity interval, p_first_is_answer boolean
-)
-returns setof journal
-language plpgsql volatile
-set plan_cache_mode = force_generic_plan
-as $$
-begin
-    for k in 1 .. coalesce(cardinality(p_openings), 0) loop
-        return next open_lot(
-            p_request, terms_of(p_request.account, p_period, p_openings[k], p_validity),
-            p_first_is_answer and k = 1, p_openings[k].ends, p_openings[k].tops_up
-        );
-    end loop;
-end;
-$$;
-
--- The terms of a lot for a period: it lives from the period's start, late or early event alike, and without rollover to
--- its end. One that tops up another begins with that, and ends with it too where that counts: of a month that was
--- withdrawn nothing does, and its end is none for what is given in its place.
-create or replace function terms_of(
-    p_account bigint, p_period told_period, p_opening opening, p_validity interval
-)
-returns lot_terms
-language sql stable
-as $$
-    select row(
-        'subscription', null, p_period.subscription_id, p_period.plan, p_opening.starts, p_opening.credits,
-        p_period.priority, p_opening.starts,
-        coalesce(
-            (
-                select l.full_expires_at from lots as l
-                where
-                    l.account = p_account and l.lot = p_opening.tops_up
-                    and p_opening.credits < p_period.credits
-            ),
-            least(
-                p_opening.starts + p_validity,
-                case when not p_period.rollover then p_opening.ends end
-            )
-        ),
-        p_period.on_change, p_period.credit_back, p_period.balance_cap, null, null
-    )::lot_terms;
 $$;

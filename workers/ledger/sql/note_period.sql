@@ -11,8 +11,11 @@ create or replace function note_period(
     p_request request, p_period told_period, p_anchor_day smallint, p_ends timestamptz
 )
 returns void
-language sql volatile
+language plpgsql volatile
 as $$
+declare
+    is_plain boolean;  -- no change or other plan was noted before, as with most
+begin
     insert into subscriptions as s (account, subscription_id, plan, credits, period_start, anchor_day)
     values (
         p_request.account, p_period.subscription_id, p_period.plan, p_period.credits, p_period.period_start,
@@ -44,25 +47,30 @@ as $$
                         l.account = s.account and l.subscription_id = s.subscription_id
                         and l.period_start = s.period_start
                 )
-        end;
+        end
+    returning s.changed_at is null and s.told_starts = '{}' into is_plain;
 
-    update subscriptions as s set
-        changed_at = greatest(s.changed_at, p_period.period_start),
-        changes = others.changes || p_period.period_start,
-        change_plans = others.change_plans || p_period.plan,
-        change_ends = others.change_ends || p_ends
-    from (
-        select
-            coalesce(array_agg(c.starts order by c.n), '{}') as changes,
-            coalesce(array_agg(c.plan order by c.n), '{}') as change_plans,
-            coalesce(array_agg(c.ends order by c.n), '{}') as change_ends
-        from changes_of(p_request.account, p_period.subscription_id) as c
-        where c.starts <> p_period.period_start
-    ) as others
-    where
-        p_period.is_change and s.account = p_request.account and s.subscription_id = p_period.subscription_id;
+    if p_period.is_change then
+        update subscriptions as s set
+            changed_at = greatest(s.changed_at, p_period.period_start),
+            changes = others.changes || p_period.period_start,
+            change_plans = others.change_plans || p_period.plan,
+            change_ends = others.change_ends || p_ends
+        from (
+            select
+                coalesce(array_agg(c.starts order by c.n), '{}') as changes,
+                coalesce(array_agg(c.plan order by c.n), '{}') as change_plans,
+                coalesce(array_agg(c.ends order by c.n), '{}') as change_ends
+            from changes_of(p_request.account, p_period.subscription_id) as c
+            where c.starts <> p_period.period_start
+        ) as others
+        where s.account = p_request.account and s.subscription_id = p_period.subscription_id;
+    end if;
 
-    select note_told(p_request.account, p_period);
+    if p_period.is_change or p_period.credits = 0 or is_plain is not true then
+        perform note_told(p_request.account, p_period);
+    end if;
+end;
 $$;
 
 -- Notes a period of another plan than the one known that no lot tells of: none opens, or the latest change before it

@@ -65,27 +65,32 @@ $$;
 -- term that starts in summer time and ends in winter time is an hour longer than its months in UTC.
 create or replace function periods_of(p_period told_period, p_anchor_day smallint, p_next_change timestamptz)
 returns period[]
-language sql immutable
+language plpgsql immutable
 as $$
-    select array_agg(
-        row(month.starts, month.ends, p_period.is_change and month.n = 0)::period order by month.n
-    )
-    from (
-        select
-            n,
-            case when n = 0 then p_period.period_start else anchored(p_period.period_start, p_anchor_day, n) end
-                as starts,
-            case
-                when p_period.annual and next.starts + interval '1 day' <= p_period.period_end then next.starts
-                else p_period.period_end
-            end as ends
-        from generate_series(0, case when p_period.annual then 11 else 0 end) as n
-        cross join lateral anchored(p_period.period_start, p_anchor_day, n + 1) as next (starts)
-    ) as month
-    where
-        month.n = 0
-        or month.starts + interval '1 day' <= p_period.period_end
-        and coalesce(month.starts < p_next_change, true);
+begin
+    if not p_period.annual then
+        return array[row(p_period.period_start, p_period.period_end, p_period.is_change)::period];
+    end if;
+    return (
+        select array_agg(row(month.starts, month.ends, p_period.is_change and month.n = 0)::period order by month.n)
+        from (
+            select
+                n,
+                case when n = 0 then p_period.period_start else anchored(p_period.period_start, p_anchor_day, n) end
+                    as starts,
+                case
+                    when next.starts + interval '1 day' <= p_period.period_end then next.starts
+                    else p_period.period_end
+                end as ends
+            from generate_series(0, 11) as n
+            cross join lateral anchored(p_period.period_start, p_anchor_day, n + 1) as next (starts)
+        ) as month
+        where
+            month.n = 0
+            or month.starts + interval '1 day' <= p_period.period_end
+            and coalesce(month.starts < p_next_change, true)
+    );
+end;
 $$;
 
 -- The allotments of a subscription that are for the same period, voided ones too. Not those that a plan change made
