@@ -2,7 +2,9 @@
 
 import gc
 import logging
+import os
 import signal
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -12,6 +14,7 @@ from typing import TypeAlias
 
 import asyncpg
 import hypothesis
+import psutil
 import pytest
 import structlog
 from pydantic import SecretStr
@@ -27,7 +30,7 @@ from tests.whole import ALL
 FUNCTIONS = Path(__file__).parents[1] / "workers" / "ledger" / "sql"
 # Tests kill servers, not machines: what a server has written survives it without waiting for a disk. The copies of the
 # template would otherwise be most of what is written and, at the end, removed.
-MORTAL = {"fsync": "off"}
+MORTAL = {"fsync": "off", "min_wal_size": "80MB", "max_wal_size": "1GB"}
 HASTY = MORTAL | {"full_page_writes": "off"}  # of a server that no test kills, which may be half-way through a page
 TEMPLATE = "template_inmail"  # a server's migrated and empty database, which others are copied from
 # Another process may have the core for seconds: what that keeps waiting is no fault of what draws the examples.
@@ -62,12 +65,27 @@ _numbers = count(1)
 # Connects to a database; the connection is closed at the end of the test.
 Connect: TypeAlias = Callable[[Settings], Awaitable["asyncpg.Connection[asyncpg.Record]"]]
 _finished: list[str] = []  # databases of tests that have ended
+_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps files in memory
+_ROOM = 4 * 2**30  # bytes: several times what the servers of three processes hold
 
 # A shell without job control (`make test &` in a script) starts its background with SIGINT ignored, which processes
 # inherit: those under test would not be interrupted as a user's are.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+def _has_room(folder: Path) -> bool:
+    """Tell whether the servers' files, and programs among them, can be in a folder in memory."""
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        return False
+    found = os.statvfs(folder)
+    free = min(found.f_bavail * found.f_frsize, psutil.virtual_memory().available)
+    return free > _ROOM and not found.f_flag & os.ST_NOEXEC
+
+
+# A test's own database is 400 files: on a disk, to make and remove them took most of a test's time.
+if "TMPDIR" not in os.environ and _has_room(_MEMORY):
+    os.environ["TMPDIR"], tempfile.tempdir = str(_MEMORY), None  # here, and in the processes that tests start
 
 gc.disable()  # until all tests are collected: a sixth of that was to look for garbage among modules and tests
 

@@ -6,7 +6,7 @@ import pytest
 
 from infra.local.stack import LocalStack
 from infra.settings import Settings, load_settings
-from tests.conftest import database_name, finish
+from tests.conftest import _copy, database_name, finish
 from tests.workers.ops.shards.servers import Servers, both_servers, copy_database, decide_history, open_servers
 
 
@@ -35,9 +35,13 @@ async def prepared(settings_of_history: Settings, decided: str, template: str) -
 
 
 @pytest.fixture
-async def servers(settings: Settings, prepared: tuple[str, str]) -> AsyncIterator[Servers]:
+async def servers(
+    stack: LocalStack,
+    prepared: tuple[str, str],
+    kept_readers: None,  # noqa: ARG001 - what `tests.workers.wire` asks
+) -> AsyncIterator[Servers]:
     """Two servers of the test's own: the first has a history, the second is prepared and empty."""
-    first, second = [await copy_database(settings, each) for each in prepared]
+    first, second = [await _copy(stack, each) for each in prepared]
     yield both_servers(first, second)
     finish(first)
     finish(second)
