@@ -12,18 +12,20 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, KafkaTimeoutError, UnknownTopicOrPartitionError
 from structlog.testing import capture_logs
 
+from infra.clock import EPOCH
 from infra.kafka.transactions import Message, TransactionTimes
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS
 from tests.workers.wire import eventually
 from workers.jobs.job import StoredRange
 from workers.jobs.send import SendJob
-from workers.lane import opening, turn
+from workers.lane import ended_topics, opening, turn
+from workers.lane.ended_topics import EndedTopics
 from workers.lane.lane import Lane
 from workers.lane.lane_rows import LaneRow, LaneRows
 from workers.lane.opening import Opening
 from workers.lane.openings import Openings
-from workers.lane.readback import Doubt
+from workers.lane.readback import Doubt, PublishedAnswers
 from workers.lane.recovery import CommittedOffsetCheck
 from workers.lane.turn import LaneOwner
 from workers.lane.work import Work
@@ -315,6 +317,34 @@ async def test_what_the_input_no_longer_has_is_published_in_parts(unasked: Setti
     assert [(7, step + 7), (step + 7, 2 * step + 7), (2 * step + 7, 2 * step + 9)] == [each[:2] for each in ranges]
     assert [{lanes[0].place: end} for _, end, *_ in ranges] == offsets
     assert 2 * step + 9 == lanes[0].row.published
+
+
+async def test_what_an_ended_topic_left_is_published_in_parts(
+    unasked: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a topic that was created again while its answers could not be published, too."""
+    step = unasked.batch_records
+    published: list[Sequence[Message]] = []
+    scans: list[Mapping[TopicPartition, Doubt]] = []
+
+    async def replay(_: object, __: int, stored: StoredRange) -> list[Message]:
+        return [Message("a-topic", None, b"%d" % offset) for offset in range(stored.start, stored.end)]
+
+    async def scan(_: object, doubts: Mapping[TopicPartition, Doubt], __: object) -> dict[TopicPartition, object]:
+        scans.append(doubts)
+        return {place: PublishedAnswers(set(), place, doubt.offsets.stop) for place, doubt in doubts.items()}
+
+    async def publish(messages: Sequence[Message]) -> None:
+        published.append(messages)
+
+    monkeypatch.setattr(ended_topics, "scan_published", scan)
+    pool = AsyncMock(fetch=AsyncMock(return_value=[(EPOCH, None, 7, 2 * step + 9, None)]))
+    rows = Mock(group=SendJob.group, topic=SEND_REQUESTS, fenced=nullcontext)
+    await EndedTopics(unasked, pool, Mock(replay_answers=replay), rows).publish(LaneRow(0), publish, Mock())
+
+    assert [b"%d" % offset for offset in range(7, 2 * step + 9)] == [each.value for part in published for each in part]
+    assert max(map(len, published)) <= step
+    assert 1 == len(scans)
 
 
 async def test_an_open_lane_is_looked_at_in_time_while_its_opening_works_on_others(
