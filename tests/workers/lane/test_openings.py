@@ -88,6 +88,35 @@ async def test_lanes_that_were_given_back_do_not_wait_for_what_has_to_be_fenced(
     await owner._openings.end()
 
 
+async def test_a_lane_that_is_kept_from_its_row_keeps_no_other_from_being_acquired(
+    owner: LaneOwner, lanes: list[Lane], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody may hold a lock on one row for hours: after a deployment the worker would open no lane at all."""
+
+    async def acquire(rows: Sequence[LaneRow], _: str) -> Sequence[LaneRow]:
+        if lanes[0].row in rows:
+            raise asyncpg.LockNotAvailableError("planted")
+        return rows
+
+    async def open_all(found: Iterable[Lane], *_: object) -> None:
+        for lane in found:
+            lane.open(0)
+
+    opening_ = Mock(read=AsyncMock(side_effect=lambda found: found), check_membership=AsyncMock(), open=open_all)
+    monkeypatch.setattr(turn, "fence_producers", AsyncMock())
+    monkeypatch.setattr(owner, "_opening", opening_)
+    monkeypatch.setattr(owner, "_rows", Mock(acquire=acquire))
+    owner._open_due()
+
+    async def is_tried() -> bool:
+        return lanes[0].failures > 0
+
+    await eventually(is_tried, "the one has failed")
+    await owner._openings.end()
+    assert [False, True] == [lane.is_open for lane in lanes]
+    assert lanes[0].health.locked_out
+
+
 @pytest.mark.parametrize("is_written", [True, False])
 async def test_a_lane_that_cannot_be_given_back_is_not_set_apart(
     owner: LaneOwner, lanes: list[Lane], monkeypatch: pytest.MonkeyPatch, *, is_written: bool
