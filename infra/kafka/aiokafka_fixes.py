@@ -212,14 +212,20 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
                 raise ConsumerLostError(f"{task.get_coro().__qualname__} has ended{why}")
 
     async def stop(self) -> None:
-        """Stop the consumer. aiokafka raises the cancellation of its own waiting fetches as the caller's: ignore it."""
+        """Stop the consumer.
+
+        aiokafka raises the cancellation of its own waiting fetches as the caller's: it is ignored. One of the caller's
+        that comes meanwhile it swallows: that is raised once the consumer has stopped.
+        """
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - this is a coroutine
+        cancellations = task.cancelling()
         try:
             await super().stop()
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
             await self._client.close()
+        if task.cancelling() > cancellations:
+            raise asyncio.CancelledError
 
 
 class Producer(AIOKafkaProducer):  # type: ignore[misc] # aiokafka is untyped

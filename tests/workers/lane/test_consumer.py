@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from operator import attrgetter
 from time import monotonic
@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import collect_hosts
 from aiokafka.errors import KafkaConnectionError, KafkaError, UnknownError
@@ -193,6 +193,31 @@ async def test_a_consumer_s_fetches_can_be_made_to_wait_otherwise(cluster: Setti
         assert (fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms) == GATHERING
         consumer.change_fetch_wait(WAITING)
         assert (fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms) == WAITING
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+async def test_a_consumer_that_stops_loses_no_cancellation_of_its_caller(
+    unasked: Settings, monkeypatch: pytest.MonkeyPatch, *, is_cancelled: bool
+) -> None:
+    """What aiokafka awaits is a task that it has cancelled itself: it suppresses both cancellations, or raises that."""
+
+    async def stop(_: AIOKafkaConsumer) -> None:
+        if not is_cancelled:
+            raise asyncio.CancelledError
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "stop", stop)
+    consumer = create_consumer(unasked, "a-group", 1)
+    consumer._client.close = AsyncMock()
+    stopping = asyncio.create_task(consumer.stop())
+    await asyncio.sleep(0)
+    if is_cancelled:
+        stopping.cancel()
+    await asyncio.wait([stopping])
+
+    assert is_cancelled is stopping.cancelled()
+    consumer._closed = True  # else aiokafka warns of it
 
 
 async def test_an_error_of_uvloop_s_is_a_consumer_that_is_lost(cluster: Settings, monkeypatch: Any) -> None:

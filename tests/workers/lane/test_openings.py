@@ -281,7 +281,7 @@ async def test_a_lane_that_fails_does_not_wait_for_what_is_read_for_others(
 
 
 async def test_no_opening_goes_on_that_another_began_as_it_was_cancelled(owner: LaneOwner, lanes: list[Lane]) -> None:
-    """`asyncio.wait_for` swallows that where its answer comes in this moment; lanes that left would be acquired."""
+    """A client that closes may swallow that, as `asyncio.wait_for` of 3.11 does: lanes that left would be acquired."""
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     states: list[str] = []
 
@@ -293,7 +293,7 @@ async def test_no_opening_goes_on_that_another_began_as_it_was_cancelled(owner: 
             states.append("ended")
 
     async def read() -> None:
-        await asyncio.wait_for(answer, 60)  # as aiokafka waits for each answer
+        await asyncio.wait_for(answer, 60)
         owner._openings.begin(lanes, acquire())
 
     owner._openings.begin(lanes, read())
