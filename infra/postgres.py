@@ -293,8 +293,8 @@ async def open_database(
 async def close_in_time(pool: Pool, seconds: float) -> None:
     """Close a pool, by force when the database does not answer within `seconds`."""
     try:
-        await asyncio.wait_for(pool.close(), seconds)
+        async with asyncio.timeout(seconds):
+            await pool.close()
     except (RuntimeError, *POSTGRES_ERRORS):
-        # No answer in time, or a connection that breaks (uvloop raises a RuntimeError). None of these errors may
-        # replace the error that ends the process.
+        # No answer in time, or a connection that breaks (uvloop: a RuntimeError). It replaces no error of the process.
         pool.terminate()

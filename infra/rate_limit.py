@@ -2,6 +2,8 @@
 
 import asyncio
 
+from infra.first_of import wait_for_event
+
 __all__ = ["RateLimit"]
 
 _BURST_SECONDS = 1.0
@@ -45,8 +47,5 @@ class RateLimit:
 
     async def _stopped_before(self, due: float) -> bool:
         if not self._stop.is_set() and due > self._clock():
-            try:
-                await asyncio.wait_for(self._stop.wait(), due - self._clock())
-            except TimeoutError:
-                return False
+            await wait_for_event(self._stop, due - self._clock())
         return self._stop.is_set()

@@ -15,6 +15,7 @@ from infra.kafka.permanent_errors import operator_hint
 from infra.postgres import POSTGRES_ERRORS, is_transient
 
 __all__ = [
+    "LOCK_ERRORS",
     "SERVER_ERRORS",
     "back_off_seconds",
     "describe_error",
@@ -27,6 +28,9 @@ _Client = TypeVar("_Client")
 
 # The errors that the clients of Kafka and Postgres raise.
 SERVER_ERRORS = (KafkaError, RuntimeError, *POSTGRES_ERRORS)
+
+# Those of a statement that met rows, or a table, which somebody else keeps.
+LOCK_ERRORS = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, asyncpg.DeadlockDetectedError)
 
 _LEAST_SECONDS, _MOST_SECONDS = 0.05, 5.0
 _SAY_SECONDS = 10.0

@@ -37,7 +37,7 @@ def running(work: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
         server = subprocess.Popen(serve, stdout=log, stderr=log, cwd="/", **rights)  # noqa: S603
     url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
     try:
-        asyncio.run(asyncio.wait_for(_serves(url), 60))
+        asyncio.run(_serves(url))
         yield url, server
     finally:
         server.send_signal(signal.SIGQUIT)
@@ -45,10 +45,11 @@ def running(work: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
 
 
 async def _serves(url: str) -> None:
-    while True:
-        try:
-            await (await asyncpg.connect(url)).close()
-        except (OSError, asyncpg.CannotConnectNowError):
-            await asyncio.sleep(0.1)
-        else:
-            return
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await (await asyncpg.connect(url)).close()
+            except (OSError, asyncpg.CannotConnectNowError):
+                await asyncio.sleep(0.1)
+            else:
+                return

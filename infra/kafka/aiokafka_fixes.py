@@ -8,16 +8,20 @@ from types import SimpleNamespace
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.client import ConnectionGroup
+from aiokafka.conn import CloseReason
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import (
     IllegalGenerationError,
     KafkaError,
     NoError,
     RebalanceInProgressError,
+    RequestTimedOutError,
     UnknownMemberIdError,
     for_code,
 )
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest
+from aiokafka.protocol.offset import OffsetRequest
 
 from infra.kafka.connecting import protect_bootstrap
 from infra.kafka.fetch_pace import FetchWait
@@ -30,6 +34,7 @@ __all__ = [
     "Producer",
 ]
 
+_SILENT_SECONDS = 10.0  # of a broker, after which its partitions may have another leader
 _RECONNECT_SECONDS = 0.5  # between two attempts of a lane's producer to reach a broker
 _ASSIGNORS = 2  # of a consumer that has one of its own: the own one, and aiokafka's
 _ONE_AWAY_SECONDS = 0.1  # the same where another broker answers: who leads the partitions now is known soon
@@ -64,6 +69,35 @@ def _join_once(client: Any, offered: Callable[[], Collection[str]]) -> None:  # 
     client.send = send_once
 
 
+def _give_up_silent_brokers(client: Any) -> None:  # noqa: ANN401 - aiokafka's
+    """Have a consumer wait less long where a broker is silent: others may lead its partitions by then.
+
+    aiokafka waits 40 s for a connection, and for an answer: so do all who ask for offsets of some partition of its.
+    """
+    connect, send = client._get_conn, client.send  # noqa: SLF001 - there is no other way
+
+    async def connect_in_time(node: Any, **options: Any) -> Any:  # noqa: ANN401 - aiokafka's
+        try:
+            async with asyncio.timeout(_SILENT_SECONDS if len(client.cluster.brokers()) > 1 else None):
+                return await connect(node, **options)
+        except TimeoutError:
+            client.force_metadata_update()
+            return None
+
+    async def send_in_time(node: Any, request: Any, **options: Any) -> Any:  # noqa: ANN401 - aiokafka's
+        if not isinstance(request, OffsetRequest):
+            return await send(node, request, **options)
+        try:
+            async with asyncio.timeout(_SILENT_SECONDS):
+                return await send(node, request, **options)
+        except TimeoutError as error:
+            if (connection := client._conns.get((node, ConnectionGroup.DEFAULT))) is not None:  # noqa: SLF001
+                connection.close(CloseReason.CONNECTION_TIMEOUT)  # which has the client ask who leads what
+            raise RequestTimedOutError from error
+
+    client._get_conn, client.send = connect_in_time, send_in_time  # noqa: SLF001
+
+
 class ConsumerLostError(KafkaError):  # type: ignore[misc] # aiokafka is untyped
     """A task of aiokafka's consumer has ended by an unexpected error and will not start again."""
 
@@ -77,6 +111,7 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
             arguments["partition_assignment_strategy"] = (assignor, RoundRobinPartitionAssignor)
         super().__init__(**arguments)
         protect_bootstrap(self._client)
+        _give_up_silent_brokers(self._client)
         if assignor is not None:
             _join_once(self._client, lambda: assignor.offered)
 
@@ -212,14 +247,20 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
                 raise ConsumerLostError(f"{task.get_coro().__qualname__} has ended{why}")
 
     async def stop(self) -> None:
-        """Stop the consumer. aiokafka raises the cancellation of its own waiting fetches as the caller's: ignore it."""
+        """Stop the consumer.
+
+        aiokafka raises the cancellation of its own waiting fetches as the caller's: it is ignored. One of the caller's
+        that comes meanwhile it swallows: that is raised once the consumer has stopped.
+        """
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - this is a coroutine
+        cancellations = task.cancelling()
         try:
             await super().stop()
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
             await self._client.close()
+        if task.cancelling() > cancellations:
+            raise asyncio.CancelledError
 
 
 class Producer(AIOKafkaProducer):  # type: ignore[misc] # aiokafka is untyped

@@ -55,6 +55,7 @@ def _sql(start: str) -> Call:
 
 
 CLAIM = "\nupdate lanes as l\nset next_offset"
+RAISE = "\ninsert into lanes as l"
 
 _CONSUMER = "aiokafka.consumer.consumer:AIOKafkaConsumer"
 _PRODUCER = "aiokafka.producer.producer:AIOKafkaProducer"
@@ -64,7 +65,7 @@ _PATCHES = (
     _Patch("assign", "workers.lane.membership:Membership", "on_partitions_assigned", _any),
     _Patch("known", "workers.lane.lane_rows:LaneRows", "read"),
     _Patch("fence", "workers.lane.turn", "fence_producers", lambda arguments: bool(arguments[1])),
-    _Patch("epoch", "workers.lane.lane_rows:LaneRows", "acquire"),
+    _Patch("epoch", "asyncpg.pool:Pool", "fetch", _sql(RAISE)),  # after: it is done, and its owner has not heard of it
     _Patch("number", "workers.lane.opening", "agree_on_partitions"),
     _Patch("topic", "workers.lane.opening", "topic_ids"),
     _Patch("committed", "workers.lane.opening", "committed_offsets"),

@@ -25,6 +25,7 @@ _TRIES = 3
 _REACH_SECONDS = 8.0
 _LOOK_SECONDS = 0.25
 _REFUSED_SECONDS = 0.7
+_BESIDE_SECONDS = 0.4  # before a kill: beside what stands, as the publishing of a turn, the next turn is stored
 _EFFECT_SECONDS = 12.0  # for a fault to show: a takeover takes a session, a rebalance and the opening of all lanes
 _TOPICS = {(row.group or "").removeprefix("inmail-"): row.topic for row in CATALOGUE if row.group}
 
@@ -149,6 +150,7 @@ class Group(Supervised):
     async def _meet(self, kind: Kind, member: Member) -> None:
         match kind:
             case Kind.KILLED:
+                await asyncio.sleep(self._around.dice.uniform(0, _BESIDE_SECONDS))
                 await member.kill()
             case Kind.KAFKA_CUT:
                 if not await member.cut("kafka"):

@@ -41,6 +41,19 @@ async def test_a_stop_ends_the_wait(rate: float | None) -> None:
         assert await limit.after(1000)
 
 
+async def test_a_cancellation_is_not_lost_to_a_stop_at_the_same_moment() -> None:
+    """`asyncio.wait_for` of Python 3.11 swallows it: whoever cancelled would wait for a task that goes on."""
+    stop = asyncio.Event()
+    waiting = asyncio.create_task(RateLimit(0.001, stop).after(1))
+    await asyncio.sleep(0.01)
+    stop.set()
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+
+    assert waiting.cancelled()
+
+
 @pytest.mark.parametrize(("rate", "size"), [(None, 500), (40, 10), (1, 1), (100_000, 500)])
 async def test_a_batch_has_a_second_s_worth_of_records(rate: float | None, size: int) -> None:
     """Four batches side by side share the rate; each has a record at least and `most` at most."""

@@ -47,12 +47,17 @@ def end_command(
     """End the transactions that hang in result topics and dead letters: as committed where the coordinator says so.
 
     All others end as aborted: publish their answers again with `inmail replay reemit`. Unless the coordinator says that
-    it is complete, a transaction that was written to in the last 5 minutes may be live, and is left as it is.
+    it is complete, a transaction that was written to in the last 5 minutes may be live, and is left as it is. So is one
+    in an input topic: its producer's owner ends it.
     """
     who = require_operator(by, because)
-    found = ours_of(run_command(list_hanging))
+    listed = run_command(list_hanging)
+    found = ours_of(listed)
     hanging = [each for each in found if not may_be_live(each)]
     if not json:
+        for each in listed:
+            if each not in found:
+                console().print(f"left to its producer's owner: {describe_hanging(each)}", soft_wrap=True)
         for each in found:
             marker = "commit" if each.is_committed else "abort" if each in hanging else "left, as it may be live"
             console().print(f"{marker}: {describe_hanging(each)}", soft_wrap=True)

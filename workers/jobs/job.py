@@ -1,7 +1,7 @@
 """The interface between a worker and its lanes: batches in, decisions out."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
@@ -39,6 +39,11 @@ class StoredRange(NamedTuple):
     end: int
     after: datetime | None = None  # None: from the beginning
     up_to: datetime | None = None  # None: up to now
+
+    def split(self, size: int) -> "Iterator[StoredRange]":
+        """Return it in parts of so many records each: one Kafka transaction may not take them all in its time."""
+        for start in range(self.start, self.end, size):
+            yield self._replace(start=start, end=min(start + size, self.end))
 
 
 class Decision(NamedTuple):

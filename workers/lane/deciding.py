@@ -13,7 +13,7 @@ from aiokafka.structs import ConsumerRecord
 from infra.clock import LATEST
 from infra.kafka.transactions import Message
 from infra.postgres import Connection, is_refusal
-from infra.retry import describe_error, suppress_retriable
+from infra.retry import LOCK_ERRORS, describe_error, suppress_retriable
 from workers.errors import BreakerError
 from workers.jobs.bisection import decide_bisected
 from workers.jobs.dead_letters import dead_letters
@@ -32,12 +32,6 @@ __all__ = ["Decided", "Decider", "LaneBatch"]
 
 _FEW_STEPS = 2
 _MOST_LOCKED = 2  # lanes after one another, before the trouble counts as the database's
-# Errors of a transaction that met rows which somebody else keeps.
-_LOCKED = (
-    asyncpg.LockNotAvailableError,
-    asyncpg.QueryCanceledError,
-    asyncpg.DeadlockDetectedError,
-)
 
 
 class LaneBatch(NamedTuple):
@@ -81,7 +75,7 @@ class Decider:
                 if await self._finish_step(batch):
                     finished.append(batch)
                 locked = 0
-            except _LOCKED as error:
+            except LOCK_ERRORS as error:
                 locked += 1
                 if locked > _MOST_LOCKED:
                     raise
@@ -123,7 +117,7 @@ class Decider:
         """
         try:
             return [await self._decide(batches)]
-        except _LOCKED as error:
+        except LOCK_ERRORS as error:
             if len(batches) == 1:
                 batches[0].lane.inbox.interrupt(error)
                 return []
@@ -133,7 +127,7 @@ class Decider:
         for batch in batches:
             try:
                 decided.append(await self._decide([batch]))
-            except _LOCKED as still:
+            except LOCK_ERRORS as still:
                 locked[batch.lane] = still
                 if len(locked) > _MOST_LOCKED and not decided:
                     raise

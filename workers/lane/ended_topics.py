@@ -16,7 +16,7 @@ from infra.settings import Settings
 from schemas.catalogue import BALANCES
 from workers.jobs.job import Job, StoredRange
 from workers.lane.lane_rows import LaneRow, LaneRows, Progress
-from workers.lane.readback import Doubt, scan_published
+from workers.lane.readback import Doubt, PublishedAnswers, scan_published
 
 __all__ = ["EndedTopics"]
 
@@ -59,18 +59,25 @@ class EndedTopics:
         """
         key = (self._rows.group, self._rows.topic, row.partition)
         for as_of, since, start, end, published_time in await self._pool.fetch(_UNPUBLISHED, *key):
-            async with self._rows.fenced([Progress(row)]) as connection:
-                gone = StoredRange(start, end, since, as_of)
-                messages = await self._job.replay_answers(connection, row.partition, gone)
-            if messages:
-                place = TopicPartition(self._rows.topic, row.partition)
-                doubt = Doubt(range(start, end), published_time or EPOCH, is_of_topic=False)
-                found = await scan_published(self._settings, {place: doubt}, progress)
-                missing, _ = found[place].drop_published(messages, {})
+            found: PublishedAnswers | None = None
+            answers = 0
+            for part in StoredRange(start, end, since, as_of).split(self._settings.batch_records):
+                async with self._rows.fenced([Progress(row)]) as connection:
+                    messages = await self._job.replay_answers(connection, row.partition, part)
+                if messages and found is None:  # looked for once: whole topics may have to be read
+                    doubt = Doubt(range(start, end), published_time or EPOCH, is_of_topic=False)
+                    found = await self._scan(row, doubt, progress)
+                missing = found.drop_published(messages, {})[0] if found is not None else messages
                 if missing:
                     await publish(missing)
-                answers = sum(message.topic != BALANCES for message in missing)
+                answers += sum(message.topic != BALANCES for message in missing)
+                progress()
+            if found is not None:
                 structlog.get_logger("inmail.lane").info(
                     "ended_topic_published", topic=self._rows.topic, partition=row.partition, answers=answers
                 )
             await self._pool.execute(_PUBLISHED, *key, as_of)
+
+    async def _scan(self, row: LaneRow, doubt: Doubt, progress: Callable[[], None]) -> PublishedAnswers:
+        place = TopicPartition(self._rows.topic, row.partition)
+        return (await scan_published(self._settings, {place: doubt}, progress))[place]

@@ -71,13 +71,15 @@ inner join unnest($3::integer[], $4::bigint[], $5::text[]) as u (partition, epoc
     on l.partition = u.partition and l.epoch = u.epoch and l.owner = u.owner
 where l.consumer_group = $1 and l.topic = $2
 """
-_WAIT = """
+# A row that somebody keeps locked is passed over: whoever writes this works other lanes as well.
+_FREE = " and exists (select from lanes where ctid = l.ctid for no key update skip locked)"
+_WAIT = f"""
 update lanes as l set head = u.head, waits_for = u.waits_for, waits_since = clock_timestamp()
 from unnest($3::integer[], $4::bigint[], $5::text[], $6::timestamptz[], $7::text[])
     as u (partition, epoch, owner, head, waits_for)
 where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition
-    and l.epoch = u.epoch and l.owner = u.owner
-"""
+    and l.epoch = u.epoch and l.owner = u.owner {_FREE}
+"""  # noqa: S608 - constants
 _RESUME = """
 update lanes as l set halted = null, topic_id = coalesce(l.topic_id, $6)
 from unnest($3::integer[], $4::bigint[], $5::text[]) as u (partition, epoch, owner)
@@ -95,7 +97,7 @@ where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition
 """
 _OF_ONE = " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4 and owner = $5"
 _UNAWAIT = "update lanes set awaited = false" + _OF_ONE  # noqa: S608 - constants
-_HOLD = "update lanes set held = $6, held_offset = $7, held_time = $8" + _OF_ONE  # noqa: S608
+_HOLD = "update lanes as l set held = $6, held_offset = $7, held_time = $8" + _OF_ONE + _FREE  # noqa: S608
 _PAUSE = "update lanes set paused = $6" + _OF_ONE  # noqa: S608
 _HALT = "update lanes set halted = $6" + _OF_ONE  # noqa: S608
 
@@ -160,15 +162,10 @@ class LaneRows:
         by_partition = {row.partition: row for row in rows}
         # What this one knows is true as long as nobody had the row meanwhile: another owner, or a rewind.
         known = [row if row.epoch == row.last_epoch else LaneRow(row.partition) for row in rows]
+        epochs = [row.last_epoch + 1 for row in rows]
+        published, times = [row.published for row in known], [row.published_time for row in known]
         acquired = await self._pool.fetch(
-            _ACQUIRE,
-            self.group,
-            self.topic,
-            list(by_partition),
-            [row.last_epoch + 1 for row in rows],
-            [row.published for row in known],
-            [row.published_time for row in known],
-            owner,
+            _ACQUIRE, self.group, self.topic, list(by_partition), epochs, published, times, owner
         )
         for found in acquired:
             row = by_partition[found["partition"]]
@@ -209,19 +206,21 @@ class LaneRows:
         """Tell whether lanes still have this owner."""
         return bool(await self._pool.fetchval(_COUNT, *self._key(rows)) == len(rows))
 
-    async def announce_waiting(self, waits: Sequence[tuple[LaneRow, datetime, str]]) -> None:
+    async def announce_waiting(self, waits: Sequence[tuple[LaneRow, datetime, str]]) -> bool:
         """Tell other lanes with which time each of these waits for them, and operators for which group.
+
+        Return whether that was written of all: not of a row that somebody keeps locked.
 
         Raises:
             FencedError: when one of them has a newer owner. Unnoticed it would wait for lanes that wait for its word.
 
         """
         rows = [row for row, _, _ in waits]
-        told = await self._pool.execute(
-            _WAIT, *self._key(rows), [head for _, head, _ in waits], [group for _, _, group in waits]
-        )
-        if told != f"UPDATE {len(rows)}":
-            raise FencedError(f"{self._name(rows)} has a newer owner")
+        heads, groups = [head for _, head, _ in waits], [group for _, _, group in waits]
+        if await self._pool.execute(_WAIT, *self._key(rows), heads, groups) == f"UPDATE {len(rows)}":
+            return True
+        await self._require_owned(rows)
+        return False
 
     async def resume(self, rows: Sequence[LaneRow], topic_id: UUID) -> None:
         """Note which topic lanes read, where no lane has before, and that they are not halted."""
@@ -256,12 +255,18 @@ class LaneRows:
     async def hold(self, row: LaneRow, reason: str, offset: int, time: datetime) -> None:
         """Tell operators that a record is held, which one, and why, until a batch is stored.
 
+        Not while somebody keeps the row locked.
+
         Raises:
             FencedError: when there is a newer owner.
 
         """
         if await self._pool.execute(_HOLD, *self._key_of(row), reason, offset, time) != "UPDATE 1":
-            raise FencedError(f"{self._name([row])} has a newer owner")
+            await self._require_owned([row])
+
+    async def _require_owned(self, rows: Sequence[LaneRow]) -> None:
+        if not await self.are_owned(rows):
+            raise FencedError(f"{self._name(rows)} has a newer owner")
 
     async def pause(self, row: LaneRow, reason: str) -> None:
         """Tell who looks from outside that a batch is held, and why, until one is stored."""

@@ -203,9 +203,7 @@ class Opening:
 
     async def _publish_from_books(self, lane: Lane, gone: StoredRange, transact: Transact) -> None:
         """Publish what is stored of records that are gone, in parts: after a rewind it may be days of them."""
-        size = self._settings.batch_records
-        for start in range(gone.start, gone.end, size):
-            part = gone._replace(start=start, end=min(start + size, gone.end))
+        for part in gone.split(self._settings.batch_records):
             async with self._pool.acquire() as connection:
                 messages = await self._job.replay_answers(connection, lane.partition, part)
             offsets = {lane.place: part.end}

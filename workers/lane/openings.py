@@ -62,8 +62,7 @@ class Openings:
     async def end(self) -> None:
         """Cancel the openings, and wait until each has ended.
 
-        One may go on, or begin another, all the same: `asyncio.wait_for` swallows a cancellation in the moment of its
-        answer.
+        One may go on, or begin another, all the same: a client that is closing may swallow the cancellation.
         """
         while running := [each for each in self._tasks if not each.done()]:
             self.cancel()

@@ -182,17 +182,17 @@ class Order:
 
     async def _announce(self, waiting: Sequence[Received]) -> None:
         """Tell the other lanes, once, with which record each lane waits, and when to look again."""
-        news = []
+        news: dict[Lane, tuple[datetime, str]] = {}
         for lane, records, _ in waiting:
             assert lane.wait.group is not None  # noqa: S101 - it waits
             lane.health.waits_for(lane.wait.group)
             lane.wait.postpone()
             head = decision_time(records[0], lane.as_of, lane.times)
             if lane.wait.announced != (head, lane.wait.group):
-                lane.wait.announced = head, lane.wait.group
-                news.append((lane.row, head, lane.wait.group))
-        if news:
-            await self._rows.announce_waiting(news)
+                news[lane] = head, lane.wait.group
+        if news and await self._rows.announce_waiting([(lane.row, *new) for lane, new in news.items()]):
+            for lane, new in news.items():
+                lane.wait.announced = new
 
     def _seems_away(self, row: Neighbour, lane: Lane) -> bool:
         """Tell whether a lane may never have been started, or been away for longer than retention.

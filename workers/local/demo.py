@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from infra.first_of import wait_for_event
 from infra.local.directories import keep_logs
 from infra.local.stack import LocalStack
 from infra.settings import RecordTime, Settings
@@ -77,10 +78,7 @@ class ResultCollector:
             if monotonic() > deadline:
                 raise DemoError(f"{what}: not within {_ANSWER_SECONDS:.0f} s")
             self._arrived.clear()
-            try:
-                await asyncio.wait_for(self._arrived.wait(), 0.5)
-            except TimeoutError:
-                continue
+            await wait_for_event(self._arrived, 0.5)
 
 
 async def run_demo() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from operator import attrgetter
 from time import monotonic
@@ -13,13 +13,14 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from aiokafka import TopicPartition
-from aiokafka.client import AIOKafkaClient
-from aiokafka.conn import collect_hosts
-from aiokafka.errors import KafkaConnectionError, KafkaError, UnknownError
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.conn import CloseReason, collect_hosts
+from aiokafka.errors import KafkaConnectionError, KafkaError, RequestTimedOutError, UnknownError
+from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import ConsumerRecord
 
-from infra.kafka import connecting
+from infra.kafka import aiokafka_fixes, connecting
 from infra.kafka.aiokafka_fixes import Consumer, ConsumerLostError
 from infra.kafka.clients import create_consumer, reader
 from infra.kafka.connecting import protect_bootstrap
@@ -164,6 +165,32 @@ async def test_a_silent_broker_does_not_keep_a_client_from_the_others(
     assert 3_000 == client._request_timeout_ms
 
 
+async def test_who_asks_a_silent_broker_for_offsets_is_told_soon_and_so_is_who_connects_to_it(
+    unasked: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All lanes that were being opened waited 40 s for the old leader of one of them, though it had another by then."""
+
+    async def silent(*_: object, **__: object) -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(aiokafka_fixes, "_SILENT_SECONDS", 0.05)
+    monkeypatch.setattr(AIOKafkaClient, "_get_conn", silent)
+    monkeypatch.setattr(AIOKafkaClient, "send", silent)
+    consumer = create_consumer(unasked, "a-group", 1)
+    client, connection = consumer._client, Mock()
+    client.force_metadata_update = Mock()
+    client._conns[1, ConnectionGroup.DEFAULT] = connection
+    client.cluster._brokers = {1: Mock(), 2: Mock()}
+    async with asyncio.timeout(5):
+        with pytest.raises(RequestTimedOutError):
+            await client.send(1, OffsetRequest(-1, 0, []))
+        assert await client._get_conn(1) is None
+    consumer._closed = True  # else aiokafka warns of it
+
+    connection.close.assert_called_once_with(CloseReason.CONNECTION_TIMEOUT)
+    client.force_metadata_update.assert_called_once_with()
+
+
 async def test_a_member_whose_task_aiokafka_cancelled_is_lost_and_nobody_is_cancelled(cluster: Settings) -> None:
     """A question that meets the end of such a task would end the worker as if it were told to stop."""
     consumer = create_consumer(cluster, f"group-{uuid4().hex[:8]}", 10)
@@ -193,6 +220,31 @@ async def test_a_consumer_s_fetches_can_be_made_to_wait_otherwise(cluster: Setti
         assert (fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms) == GATHERING
         consumer.change_fetch_wait(WAITING)
         assert (fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms) == WAITING
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+async def test_a_consumer_that_stops_loses_no_cancellation_of_its_caller(
+    unasked: Settings, monkeypatch: pytest.MonkeyPatch, *, is_cancelled: bool
+) -> None:
+    """What aiokafka awaits is a task that it has cancelled itself: it suppresses both cancellations, or raises that."""
+
+    async def stop(_: AIOKafkaConsumer) -> None:
+        if not is_cancelled:
+            raise asyncio.CancelledError
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "stop", stop)
+    consumer = create_consumer(unasked, "a-group", 1)
+    consumer._client.close = AsyncMock()
+    stopping = asyncio.create_task(consumer.stop())
+    await asyncio.sleep(0)
+    if is_cancelled:
+        stopping.cancel()
+    await asyncio.wait([stopping])
+
+    assert is_cancelled is stopping.cancelled()
+    consumer._closed = True  # else aiokafka warns of it
 
 
 async def test_an_error_of_uvloop_s_is_a_consumer_that_is_lost(cluster: Settings, monkeypatch: Any) -> None:

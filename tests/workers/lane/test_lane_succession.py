@@ -248,6 +248,27 @@ async def test_a_lane_that_has_a_newer_owner_learns_so_when_it_tells_that_it_wai
             await rows.announce_waiting([(owned, utc_now(), "inmail-billing")])
 
 
+async def test_a_lane_whose_row_somebody_keeps_locked_keeps_no_other_from_telling_that_it_waits(
+    settings: Settings, database: Connection
+) -> None:
+    """Nor from holding a record: both are told between the turns of all lanes, which began again after 2 s."""
+    async with create_pool(settings) as pool:
+        rows, lanes = LaneRows(pool, SendJob.group, SEND_REQUESTS), [LaneRow(number) for number in range(2)]
+        await rows.read(lanes)
+        await rows.acquire(lanes, "inmail-send.owner")
+        waits = [(lane, utc_now(), "inmail-billing") for lane in lanes]
+        async with asyncio.timeout(1), database.transaction():
+            await database.execute("select from lanes where partition = 0 for update")
+            told = [await rows.announce_waiting(waits), await rows.announce_waiting(waits[1:])]
+            await rows.hold(lanes[0], "the clock", 7, utc_now())
+        told.append(await rows.announce_waiting(waits))
+        await rows.hold(lanes[0], "the clock", 8, utc_now())
+        written = await database.fetch("select waits_for, held_offset from lanes order by partition")
+
+    assert [False, True, True] == told
+    assert [("inmail-billing", 8), ("inmail-billing", None)] == [tuple(row) for row in written]
+
+
 async def test_an_epoch_that_is_given_again_after_a_restore_is_not_the_owner_s_of_before(
     settings: Settings, database: Connection
 ) -> None:

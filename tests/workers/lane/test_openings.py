@@ -12,18 +12,20 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, KafkaTimeoutError, UnknownTopicOrPartitionError
 from structlog.testing import capture_logs
 
+from infra.clock import EPOCH
 from infra.kafka.transactions import Message, TransactionTimes
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS
 from tests.workers.wire import eventually
 from workers.jobs.job import StoredRange
 from workers.jobs.send import SendJob
-from workers.lane import opening, turn
+from workers.lane import ended_topics, opening, turn
+from workers.lane.ended_topics import EndedTopics
 from workers.lane.lane import Lane
 from workers.lane.lane_rows import LaneRow, LaneRows
 from workers.lane.opening import Opening
 from workers.lane.openings import Openings
-from workers.lane.readback import Doubt
+from workers.lane.readback import Doubt, PublishedAnswers
 from workers.lane.recovery import CommittedOffsetCheck
 from workers.lane.turn import LaneOwner
 from workers.lane.work import Work
@@ -84,6 +86,35 @@ async def test_lanes_that_were_given_back_do_not_wait_for_what_has_to_be_fenced(
     fences.set()
     await eventually(lambda: are_open(2), "both are open")
     await owner._openings.end()
+
+
+async def test_a_lane_that_is_kept_from_its_row_keeps_no_other_from_being_acquired(
+    owner: LaneOwner, lanes: list[Lane], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody may hold a lock on one row for hours: after a deployment the worker would open no lane at all."""
+
+    async def acquire(rows: Sequence[LaneRow], _: str) -> Sequence[LaneRow]:
+        if lanes[0].row in rows:
+            raise asyncpg.LockNotAvailableError("planted")
+        return rows
+
+    async def open_all(found: Iterable[Lane], *_: object) -> None:
+        for lane in found:
+            lane.open(0)
+
+    opening_ = Mock(read=AsyncMock(side_effect=lambda found: found), check_membership=AsyncMock(), open=open_all)
+    monkeypatch.setattr(turn, "fence_producers", AsyncMock())
+    monkeypatch.setattr(owner, "_opening", opening_)
+    monkeypatch.setattr(owner, "_rows", Mock(acquire=acquire))
+    owner._open_due()
+
+    async def is_tried() -> bool:
+        return lanes[0].failures > 0
+
+    await eventually(is_tried, "the one has failed")
+    await owner._openings.end()
+    assert [False, True] == [lane.is_open for lane in lanes]
+    assert lanes[0].health.locked_out
 
 
 @pytest.mark.parametrize("is_written", [True, False])
@@ -250,7 +281,7 @@ async def test_a_lane_that_fails_does_not_wait_for_what_is_read_for_others(
 
 
 async def test_no_opening_goes_on_that_another_began_as_it_was_cancelled(owner: LaneOwner, lanes: list[Lane]) -> None:
-    """`asyncio.wait_for` swallows that where its answer comes in this moment; lanes that left would be acquired."""
+    """A client that closes may swallow that, as `asyncio.wait_for` of 3.11 does: lanes that left would be acquired."""
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     states: list[str] = []
 
@@ -262,7 +293,7 @@ async def test_no_opening_goes_on_that_another_began_as_it_was_cancelled(owner: 
             states.append("ended")
 
     async def read() -> None:
-        await asyncio.wait_for(answer, 60)  # as aiokafka waits for each answer
+        await asyncio.wait_for(answer, 60)
         owner._openings.begin(lanes, acquire())
 
     owner._openings.begin(lanes, read())
@@ -315,6 +346,34 @@ async def test_what_the_input_no_longer_has_is_published_in_parts(unasked: Setti
     assert [(7, step + 7), (step + 7, 2 * step + 7), (2 * step + 7, 2 * step + 9)] == [each[:2] for each in ranges]
     assert [{lanes[0].place: end} for _, end, *_ in ranges] == offsets
     assert 2 * step + 9 == lanes[0].row.published
+
+
+async def test_what_an_ended_topic_left_is_published_in_parts(
+    unasked: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a topic that was created again while its answers could not be published, too."""
+    step = unasked.batch_records
+    published: list[Sequence[Message]] = []
+    scans: list[Mapping[TopicPartition, Doubt]] = []
+
+    async def replay(_: object, __: int, stored: StoredRange) -> list[Message]:
+        return [Message("a-topic", None, b"%d" % offset) for offset in range(stored.start, stored.end)]
+
+    async def scan(_: object, doubts: Mapping[TopicPartition, Doubt], __: object) -> dict[TopicPartition, object]:
+        scans.append(doubts)
+        return {place: PublishedAnswers(set(), place, doubt.offsets.stop) for place, doubt in doubts.items()}
+
+    async def publish(messages: Sequence[Message]) -> None:
+        published.append(messages)
+
+    monkeypatch.setattr(ended_topics, "scan_published", scan)
+    pool = AsyncMock(fetch=AsyncMock(return_value=[(EPOCH, None, 7, 2 * step + 9, None)]))
+    rows = Mock(group=SendJob.group, topic=SEND_REQUESTS, fenced=nullcontext)
+    await EndedTopics(unasked, pool, Mock(replay_answers=replay), rows).publish(LaneRow(0), publish, Mock())
+
+    assert [b"%d" % offset for offset in range(7, 2 * step + 9)] == [each.value for part in published for each in part]
+    assert max(map(len, published)) <= step
+    assert 1 == len(scans)
 
 
 async def test_an_open_lane_is_looked_at_in_time_while_its_opening_works_on_others(

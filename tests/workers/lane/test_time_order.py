@@ -200,6 +200,19 @@ async def test_what_is_received_during_a_wait_is_not_judged_by_ends_asked_for_be
     assert 2 == ends.end_offsets.await_count
 
 
+async def test_a_lane_tells_again_with_what_it_waits_until_that_is_written(unasked: Settings) -> None:
+    """Somebody may keep its row locked."""
+    order, billing = _beside_billing(offset=0, epoch=1)
+    billing.end = 1
+    received = _received(unasked, 0)
+    written = AsyncMock(side_effect=[False, True])
+    order._rows.announce_waiting = written  # type: ignore[method-assign]
+    for _ in range(3):
+        assert not await order.admit([received])
+
+    assert 2 == written.await_count
+
+
 async def test_where_a_lane_began_in_a_topic_says_nothing_of_the_next_topic(unasked: Settings) -> None:
     """Billing began at 5 since retention had taken what was before; the new topic's third record may be a grant."""
     order, billing = _beside_billing(offset=5, epoch=1)

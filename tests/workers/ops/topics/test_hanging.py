@@ -1,13 +1,16 @@
 """Which of the transactions that seem to hang may be ended."""
 
 from datetime import timedelta
+from unittest.mock import AsyncMock
 
 import pytest
 from aiokafka import TopicPartition
+from typer.testing import CliRunner
 
 from infra.clock import utc_now
 from infra.kafka.hanging_transactions import HangingTransaction
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
+from workers.commands import transactions
 from workers.ops.topics.hanging import may_be_live, still_hanging
 
 
@@ -61,3 +64,16 @@ def test_what_may_be_live_is_not_ended_though_it_is_listed() -> None:
     """Whoever calls, the age holds."""
     young, old = hanging(None), hanging(None, 6)
     assert [old] == still_hanging([young, old], [young, old._replace(since=old.since)])
+
+
+def test_a_transaction_of_another_producer_is_named_and_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An open transaction in an input topic is of somebody's producer; nothing was said of it, and readers stood."""
+    theirs = hanging("CompleteCommit")._replace(place=TopicPartition(SEND_REQUESTS, 3), transactional_id="orders-7")
+    monkeypatch.setattr(transactions, "list_hanging", AsyncMock(return_value=[theirs]))
+
+    done = CliRunner().invoke(transactions.transactions, ["end", "--because", "a test", "--yes"])
+
+    says = "left to its producer's owner: inmail.send-requests 3 from offset 5: a transaction of orders-7,"
+    assert 0 == done.exit_code
+    assert says in done.output
+    assert "0 ended as committed, 0 as aborted" in done.output
