@@ -35,13 +35,14 @@ from workers.errors import FencedError
 from workers.lane.admission import Admission
 from workers.lane.deciding import Decided, Decider, LaneBatch
 from workers.lane.inbox import Taken
-from workers.lane.lane import Lane
+from workers.lane.lane import Lane, fail_lanes
 from workers.lane.lane_rows import LaneRows
 from workers.lane.opening import Opening, split_by_last_owner
 from workers.lane.openings import Openings
 from workers.lane.turn_queue import TurnQueue
 from workers.lane.turn_size import TRANSACTIONS, decide_turn, fill_turn
 from workers.lane.work import Work
+from workers.telemetry.lane_health import LOCK_ERRORS
 
 __all__ = ["LaneOwner"]
 
@@ -60,7 +61,7 @@ class LaneOwner:
         self._admission = Admission(work, self._rows)
         self._decider = Decider(work.job, self._rows, work.clients.breaker, self._health, work.clients.traces)
         self._opening = Opening(work.job, work.clients, self._rows, work.settings)
-        self._log = structlog.get_logger("inmail.worker").bind(worker=work.job.group)
+        self._log = structlog.get_logger("inmail.worker").bind(worker=work.job.group, topic=work.job.topic)
         self.lanes: set[Lane] = set()
         self.published_at: float | None = None  # when a turn was published last
         self._leaving: dict[Lane, asyncio.Future[None]] = {}
@@ -132,8 +133,8 @@ class LaneOwner:
     async def _acquire(self, lanes: list[Lane], gone: set[str]) -> None:
         await fence_producers(self._settings, gone)  # 2
         acquired = await self._rows.acquire([lane.row for lane in lanes], self._name)  # 3
-        for lane in [lane for lane in lanes if lane.row not in acquired]:
-            lane.fail(FencedError("another owner acquired it meanwhile"))
+        fenced = FencedError("another owner acquired it meanwhile")
+        fail_lanes({lane: fenced for lane in lanes if lane.row not in acquired}, self._log)
         opened = [lane for lane in lanes if lane.row in acquired]
         await self._opening.open(opened, self._transact, self._openings.begin)  # 4
 
@@ -141,10 +142,8 @@ class LaneOwner:
         if not (isinstance(error, FencedError) or is_retriable(error)):
             self._failed = error
         failed = [lane for lane in lanes if lane in self.lanes and lane.open_at == 0 and not lane.is_open]
-        for number, lane in enumerate(failed):
-            lane.fail(error, quietly=number > 0)
-            if isinstance(error, KafkaError):  # each alone would fence the same owner, and the others' fence
-                lane.open_at = failed[0].open_at
+        may_be_of_one = isinstance(error, (FencedError, *LOCK_ERRORS))
+        fail_lanes(dict.fromkeys(failed, error), self._log, None if may_be_of_one else self.lanes)
 
     def _open_due(self) -> None:
         """Open lanes whose time has come, beside the turns of the others."""
@@ -275,9 +274,8 @@ class LaneOwner:
         seconds, self._failures = back_off_seconds(self._failures), self._failures + 1
         for lane in self.lanes:
             lane.health.fails(error, is_shared=True)
-        self._log.warning(
-            "lanes_begin_again", error=describe_error(error), seconds=round(seconds, 3), failures=self._failures
-        )
+        log = self._log.bind(partitions=sorted(lane.partition for lane in self.lanes), error=describe_error(error))
+        log.warning("lanes_begin_again", seconds=round(seconds, 3), failures=self._failures)
         undelivered = error.partitions if isinstance(error, UndeliveredError) else frozenset()
         alone = {lane for lane in self.lanes if lane.partition in undelivered and not lane.is_leaving}
         if alone and alone != self.lanes:

@@ -18,7 +18,7 @@ _SETTLED_SECONDS = 5.0  # a lane that found nothing to do for so long after an e
 _BUSY_SECONDS = 1.0  # at one batch, after which somebody may keep the lane
 
 # Errors of a statement that waited for rows or a table which somebody else keeps.
-_LOCKED = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, asyncpg.DeadlockDetectedError)
+LOCK_ERRORS = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, asyncpg.DeadlockDetectedError)
 
 
 class LaneActivity(StrEnum):
@@ -127,7 +127,7 @@ class LaneHealth:
     def fails(self, error: BaseException, *, is_shared: bool = False) -> None:
         """It waits, and begins again, alone or with all lanes of its turns. It was closed before."""
         self.doing, self.error = LaneActivity.AGAIN, describe_error(error)
-        self.locked_out, self.is_shared = isinstance(error, _LOCKED), is_shared
+        self.locked_out, self.is_shared = isinstance(error, LOCK_ERRORS), is_shared
         self.kept.count_restart(error)
 
     def shares_success(self) -> None:
