@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
 from infra.kafka.fetch_pace import FetchPace
+from infra.retry import describe_error
 
 __all__ = ["POLL_SECONDS", "Fetched", "Polled", "Poller"]
 
@@ -64,7 +65,8 @@ class Poller:
         try:
             return Polled(await self._fetch(*partitions, milliseconds=round(seconds * 1000)), {})
         except KafkaError as error:
-            structlog.get_logger("inmail.worker").warning("poll_failed", error=repr(error))
+            topics = sorted({place.topic for place in partitions})
+            structlog.get_logger("inmail.worker").warning("poll_failed", topics=topics, error=describe_error(error))
             return Polled({}, dict.fromkeys(partitions, error))
 
     async def _poll_each(self, partitions: Sequence[TopicPartition]) -> Polled:
@@ -74,7 +76,9 @@ class Poller:
             try:
                 records.update(await self._fetch(tp, milliseconds=0))
             except KafkaError as error:
-                structlog.get_logger("inmail.worker").warning("poll_failed", partition=tp.partition, error=repr(error))
+                structlog.get_logger("inmail.worker").warning(
+                    "poll_failed", topic=tp.topic, partition=tp.partition, error=describe_error(error)
+                )
                 failed[tp] = error
         await asyncio.sleep(POLL_SECONDS)
         return Polled(records, failed)

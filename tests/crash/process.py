@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaError
 
 from infra import postgres
 from infra.kafka.clients import NotSetUpError
-from infra.log import configure_logging
+from infra.log import configure_logging, quiet_late_errors
 from infra.postgres import is_transient
 from infra.settings import Settings
 from tests.crash.broken import BROKEN
@@ -71,6 +71,7 @@ def main(start: Start, pipe: Connection) -> None:
         _hear_less(start.settings)
     _note_claims()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        quiet_late_errors(runner.get_loop())
         runner.run(_run(start, pipe))
 
 

@@ -121,7 +121,7 @@ class Decider:
             if len(batches) == 1:
                 batches[0].lane.inbox.interrupt(error)
                 return []
-            self._log.warning("lanes_decided_apart", error=describe_error(error), lanes=len(batches))
+            self._log.warning("lanes_decided_apart", error=describe_error(error), partitions=_partitions(batches))
         decided: list[Decided] = []
         locked: dict[Lane, Exception] = {}
         for batch in batches:
@@ -161,7 +161,9 @@ class Decider:
                 if self._job.step is not None or not is_refusal(error):
                     raise
                 self._health.counts["batches_decided_apart"] += 1
-                self._log.warning("batch_decided_apart", error=repr(error), records=len(requests))
+                self._log.warning(
+                    "batch_decided_apart", error=repr(error), records=len(requests), partitions=_partitions(batches)
+                )
                 return await self._store(batches, found, partial(decide_bisected, self._job, batch=batch))
 
     async def _store(
@@ -199,6 +201,10 @@ class Decider:
         next_offsets = {lane: taken.next_offset for lane, taken, _ in batches}
         messages = trace.add_headers(answers + dead_letters(records, refused))
         return Decided(next_offsets, messages, trace, [record.timestamp for record in records])
+
+
+def _partitions(batches: Sequence[LaneBatch]) -> list[int]:
+    return sorted(batch.lane.partition for batch in batches)
 
 
 def _decode(batch: LaneBatch) -> DecodedBatch:

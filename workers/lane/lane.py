@@ -1,11 +1,12 @@
 """A lane: one assigned partition, as its owner knows it. The turns of the owner work it (`turn.py`)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from time import monotonic
 
 import structlog
 from aiokafka import TopicPartition
+from structlog.typing import FilteringBoundLogger
 
 from infra.clock import EPOCH
 from infra.postgres import Pool
@@ -21,7 +22,7 @@ from workers.lane.recovery import CommittedOffsetCheck
 from workers.lane.wait import Wait
 from workers.telemetry.lane_health import LaneHealth
 
-__all__ = ["Lane"]
+__all__ = ["Lane", "fail_lanes"]
 
 _HALTED_SECONDS = 10.0  # after which a lane that waits for an operator is opened again, to see whether it can go on
 
@@ -152,3 +153,34 @@ class Lane:
         if self.health.hold:
             self._log.warning("time_far_ahead_over", offset=offset)
             self.health.goes_on()
+
+
+def fail_lanes(errors: Mapping[Lane, Exception], log: FilteringBoundLogger, beside: Iterable[Lane] | None = ()) -> None:
+    """Close lanes that one cause keeps, to open them again later, all at one time, and log it once.
+
+    Each at a time of its own, each would ask for the server that is away, and fence the owner that others wait for.
+
+    Args:
+        errors: of each lane its error.
+        log: of the worker.
+        beside: lanes of the same owner: with those that wait already because of the same error, these are opened. None:
+            the cause may be one of them, and each is opened at its own time.
+
+    """
+    if not errors:
+        return
+    waiting = {lane.health.error: lane.open_at for lane in beside or () if lane.open_at > monotonic()}
+    for lane, error in errors.items():
+        lane.fail(error, quietly=len(errors) > 1)
+    last = max(errors, key=lambda lane: lane.open_at)
+    if beside is not None:
+        for lane in errors:
+            lane.open_at = waiting.get(lane.health.error, last.open_at)
+    if len(errors) > 1:
+        log.warning(
+            "lanes_begin_again",
+            partitions=sorted(lane.partition for lane in errors),
+            error=describe_error(errors[last]),
+            seconds=round(last.open_at - monotonic(), 3),
+            failures=last.failures,
+        )

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import LeaderNotAvailableError, UnknownTopicOrPartitionError
+from aiokafka.errors import GroupCoordinatorNotAvailableError, LeaderNotAvailableError, UnknownTopicOrPartitionError
 
 from infra.kafka.clients import committed_offsets
 from infra.kafka.topic_ids import topic_ids
@@ -18,10 +18,10 @@ from workers.errors import FencedError, LaneError
 from workers.jobs.job import Job, StoredRange
 from workers.lane.clients import Clients
 from workers.lane.ended_topics import EndedTopics
-from workers.lane.lane import Lane
+from workers.lane.lane import Lane, fail_lanes
 from workers.lane.lane_rows import LaneRows
 from workers.lane.numbering import agree_on_partitions
-from workers.lane.readback import Doubt, scan_published
+from workers.lane.readback import Doubt, PublishedAnswers, scan_published
 from workers.lane.recovery import check_start, check_topic
 
 __all__ = ["Opening", "split_by_last_owner"]
@@ -36,6 +36,11 @@ class _Start(NamedTuple):
     published: int
     oldest: int
     doubt: Doubt | None
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether retention has removed input whose answers may not be published."""
+        return self.published < self.oldest
 
 
 def split_by_last_owner(lanes: Iterable[Lane], name: str) -> list[tuple[set[str], list[Lane]]]:
@@ -68,7 +73,7 @@ class Opening:
         self._consumer, self._admin, self._pool = clients.consumer, clients.admin, clients.pool
         self._topic_ids, self._breaker = clients.topic_ids, clients.breaker
         self._ended = EndedTopics(settings, clients.pool, job, rows)
-        self._log = structlog.get_logger("inmail.worker").bind(worker=job.group)
+        self._log = structlog.get_logger("inmail.worker").bind(worker=job.group, topic=job.topic)
 
     async def check_membership(self) -> None:
         """Ask the group whether this worker is a member still.
@@ -143,16 +148,20 @@ class Opening:
         # Were there a newer owner, the offset could be beyond what was stored when this one began.
         if not await self._rows.are_owned([lane.row for lane in lanes]):
             raise FencedError(f"a lane of {topic} has a newer owner")
-        starts = {}
+        starts, not_believed, unsure = {}, {}, {}
         for lane in lanes:
             place, row, stored = lane.place, lane.row, lane.row.next_offset
             try:
                 check_topic(place, topic_id, row.topic_id, stored)
-                told, unsure_to = lane.check.resolve(
+                told, unsure_to, is_news = lane.check.resolve(
                     committed[place], row.published, row.maybe_published, stored or 0, ends[place]
                 )
+                if is_news:
+                    not_believed[lane.partition] = {"told": committed[place], "published": row.published}
                 kept = (oldest[place], ends[place])
                 published = check_start(self._job.group, place, told, stored, kept=kept)
+            except (GroupCoordinatorNotAvailableError, UnknownTopicOrPartitionError) as error:
+                unsure[lane] = error
             except (LaneError, *SERVER_ERRORS) as error:
                 await self._fail(lane, error)
             else:
@@ -161,6 +170,9 @@ class Opening:
                 if unsure_to is not None:
                     doubt = Doubt(range(published, unsure_to), row.published_time if is_noted else None)
                 starts[lane] = _Start(published, oldest[place], doubt)
+        if not_believed:
+            self._log.warning("offset_not_believed", offsets=not_believed)
+        fail_lanes(unsure, self._log)
         if starts:
             assert topic_id is not None  # noqa: S101 - checked with each
             await self._rows.resume([lane.row for lane in starts], topic_id)
@@ -168,6 +180,9 @@ class Opening:
 
     async def _begin_all(self, starts: Mapping[Lane, _Start], transact: Transact) -> None:
         await self._look_for_answers(starts)
+        gone = {lane.partition: (each.published, each.oldest) for lane, each in starts.items() if each.is_gone}
+        if gone:
+            self._log.warning("publishing_from_books", offsets=gone)
         await self._for_each(list(starts), lambda lane: self._begin(lane, starts[lane], transact))
         if opened := [lane.partition for lane in starts if lane.is_open]:
             self._log.info("lanes_open", partitions=opened)
@@ -181,11 +196,22 @@ class Opening:
                 lane.health.steps()
 
         found = await scan_published(self._settings, doubts, progress) if doubts else {}
+        self._log_doubts(starts, found)
         for lane, start in starts.items():
             row = lane.row
             lane.published_answers = found.get(lane.place)
             row.maybe_published = start.doubt and start.doubt.offsets.stop
             row.published = max(start.published, row.published or 0) if start.doubt else start.published
+
+    def _log_doubts(self, starts: Mapping[Lane, _Start], found: Mapping[TopicPartition, PublishedAnswers]) -> None:
+        """Log each doubt when it begins: a lane may be opened several times before it ends."""
+        told = {}
+        for lane, start in starts.items():
+            if start.doubt is not None and not (lane.published_answers and lane.published_answers.is_of(start.doubt)):
+                offsets = start.doubt.offsets
+                told[lane.partition] = {"from": offsets.start, "to": offsets.stop, "found": found[lane.place].found}
+        if told:  # what is found is not published again; what is not found will be, in the turns that follow
+            self._log.info("answers_looked_for", answers=told)
 
     async def _begin(self, lane: Lane, start: _Start, transact: Transact) -> None:
         """Publish what an earlier owner left where the input is gone, and seek."""
@@ -193,10 +219,7 @@ class Opening:
         lane.as_of, lane.stored_at_start = row.as_of, row.next_offset or 0
         self._breaker.begin(lane.place, row.topic_id, row.topic_since)
         offset = max(start.published, start.oldest)
-        if start.published < start.oldest:
-            self._log.warning(
-                "publishing_from_books", partition=lane.partition, offset=start.published, end=start.oldest
-            )
+        if start.is_gone:
             await self._publish_from_books(lane, StoredRange(start.published, start.oldest, row.topic_since), transact)
         self._consumer.seek(lane.place, offset)
         lane.open(offset)

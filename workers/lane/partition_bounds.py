@@ -7,7 +7,6 @@ as such a one is. It keeps no other lane waiting, and no lane for longer than an
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from math import inf
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
@@ -25,7 +24,6 @@ __all__ = ["PartitionBounds", "all_places"]
 _STARTS_SECONDS = 60.0  # how long it is believed where a lane begins that has not read on
 _ANSWER_SECONDS = 1.0  # for a question to Kafka that a turn waits for
 _ALONE_SECONDS = 120.0  # for so long after a question that was not answered in time, each partition is asked for alone
-_SAY_SECONDS = 10.0  # between two lines about ends that nobody tells
 _UNKNOWN_END = 2**63 - 1  # beyond whatever a lane has read
 
 
@@ -58,7 +56,6 @@ class PartitionBounds:
         self._asking: dict[TopicPartition, _EndQuestion] = {}
         self._asking_starts: asyncio.Task[None] | None = None
         self._alone_until = 0.0
-        self._said_at = -inf
         self._log = structlog.get_logger("inmail.worker")
 
     def end(self, lane: Lane, row: Neighbour) -> int:
@@ -141,11 +138,9 @@ class PartitionBounds:
                 if not is_retriable(error):
                     raise
                 del answered[place]
-                if monotonic() - self._said_at >= _SAY_SECONDS:
-                    self._said_at = monotonic()
-                    self._log.warning(
-                        "order_not_known", topic=place.topic, partition=place.partition, error=describe_error(error)
-                    )
+                self._log.warning(
+                    "order_not_known", topic=place.topic, partition=place.partition, error=describe_error(error)
+                )
         return answered
 
     def knows_end(self, lane: Lane, row: Neighbour) -> bool:

@@ -19,7 +19,6 @@ from datetime import datetime
 from math import inf
 from typing import NamedTuple
 
-import structlog
 from aiokafka import TopicPartition
 from pydantic_core import from_json
 
@@ -64,23 +63,22 @@ class PublishedAnswers:
     def __init__(self, found: set[_PublishedEvent], place: TopicPartition, end: int) -> None:
         self._found, self._place, self._end = found, place, end
 
+    @property
+    def found(self) -> int:
+        """How many answers were found."""
+        return len(self._found)
+
+    def is_of(self, doubt: Doubt) -> bool:
+        """Tell whether a doubt is the one that these were looked up for, though more may be published by now."""
+        return doubt.offsets.stop == self._end
+
     def drop_published(self, messages: Sequence[Message], offsets: Offsets) -> tuple[list[Message], Offsets]:
         """Return of a turn what cannot be read of this lane's, and its offset where the group cannot be beyond it.
 
         What is other lanes' is returned whole, and so are balances: they answer no record, their topic is not read, and
         the newest may be published again.
         """
-        kept: list[Message] = []
-        found = missing = 0
-        for message in messages:
-            event = _parse_event(message.value, message.headers or ())
-            if event in self._found:
-                found += 1
-            else:
-                kept.append(message)
-                missing += event is not None and event.place == self._place and event.offset < self._end
-        if found or missing:
-            structlog.get_logger("inmail.lane").warning("answers_looked_for", found=found, missing=missing)
+        kept = [each for each in messages if _parse_event(each.value, each.headers or ()) not in self._found]
         return kept, {place: offset for place, offset in offsets.items() if place != self._place or offset >= self._end}
 
 

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 from uuid import UUID
 
-import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import GroupCoordinatorNotAvailableError, UnknownTopicOrPartitionError
 
@@ -21,6 +20,7 @@ class StartPoint(NamedTuple):
 
     publish_from: int | None
     check_up_to: int | None = None
+    is_news: bool = False  # whether the brokers are not believed from now on
 
 
 class CommittedOffsetCheck:
@@ -59,11 +59,11 @@ class CommittedOffsetCheck:
             return StartPoint(committed, maybe if unsure else None)
         if self._noted != noted:
             self._noted, self._count = noted, 0
-        if self._count == _ATTEMPTS:
-            structlog.get_logger("inmail.lane").warning("offset_not_believed", offset=committed, published=noted)
+        if self._count >= _ATTEMPTS:
+            self._count += 1
             # After a rewind far less than what is stored: the rest has to be published again, found or not.
             up_to = maybe if maybe is not None and maybe >= noted else max(noted, stored)
-            return StartPoint(max(committed or 0, noted - _LOOK_BACK), up_to)
+            return StartPoint(max(committed or 0, noted - _LOOK_BACK), up_to, self._count == _ATTEMPTS + 1)
         self._count += 1
         raise GroupCoordinatorNotAvailableError(
             f"the group's offset is told to be {committed}, but answers up to {noted} are published (to go back, use"

@@ -35,7 +35,7 @@ from workers.errors import FencedError
 from workers.lane.admission import Admission
 from workers.lane.deciding import Decided, Decider, LaneBatch
 from workers.lane.inbox import Taken
-from workers.lane.lane import Lane
+from workers.lane.lane import Lane, fail_lanes
 from workers.lane.lane_rows import LaneRows
 from workers.lane.opening import Opening, split_by_last_owner
 from workers.lane.openings import Openings
@@ -60,7 +60,7 @@ class LaneOwner:
         self._admission = Admission(work, self._rows)
         self._decider = Decider(work.job, self._rows, work.clients.breaker, self._health, work.clients.traces)
         self._opening = Opening(work.job, work.clients, self._rows, work.settings)
-        self._log = structlog.get_logger("inmail.worker").bind(worker=work.job.group)
+        self._log = structlog.get_logger("inmail.worker").bind(worker=work.job.group, topic=work.job.topic)
         self.lanes: set[Lane] = set()
         self.published_at: float | None = None  # when a turn was published last
         self._leaving: dict[Lane, asyncio.Future[None]] = {}
@@ -139,8 +139,8 @@ class LaneOwner:
             for lane in lanes:  # whichever is kept from its row keeps no other
                 self._openings.begin([lane], self._acquire([lane], set()))
             return
-        for lane in [each for each in lanes if each.row not in own]:
-            lane.fail(FencedError("another owner acquired it meanwhile"))
+        fenced = FencedError("another owner acquired it meanwhile")
+        fail_lanes({lane: fenced for lane in lanes if lane.row not in own}, self._log)
         opened = [each for each in lanes if each.row in own]
         await self._opening.open(opened, self._transact, self._openings.begin)  # opening (4)
 
@@ -148,10 +148,8 @@ class LaneOwner:
         if not (isinstance(error, FencedError) or is_retriable(error)):
             self._failed = error
         failed = [lane for lane in lanes if lane in self.lanes and lane.open_at == 0 and not lane.is_open]
-        for number, lane in enumerate(failed):
-            lane.fail(error, quietly=number > 0)
-            if isinstance(error, KafkaError):  # each alone would fence the same owner, and the others' fence
-                lane.open_at = failed[0].open_at
+        may_be_of_one = isinstance(error, (FencedError, *LOCK_ERRORS))
+        fail_lanes(dict.fromkeys(failed, error), self._log, None if may_be_of_one else self.lanes)
 
     def _open_due(self) -> None:
         """Open lanes whose time has come, beside the turns of the others."""
@@ -282,9 +280,8 @@ class LaneOwner:
         seconds, self._failures = back_off_seconds(self._failures), self._failures + 1
         for lane in self.lanes:
             lane.health.fails(error, is_shared=True)
-        self._log.warning(
-            "lanes_begin_again", error=describe_error(error), seconds=round(seconds, 3), failures=self._failures
-        )
+        log = self._log.bind(partitions=sorted(lane.partition for lane in self.lanes), error=describe_error(error))
+        log.warning("lanes_begin_again", seconds=round(seconds, 3), failures=self._failures)
         undelivered = error.partitions if isinstance(error, UndeliveredError) else frozenset()
         alone = {lane for lane in self.lanes if lane.partition in undelivered and not lane.is_leaving}
         if alone and alone != self.lanes:

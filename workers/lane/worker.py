@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-from math import inf
-from time import monotonic
 
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient
@@ -44,7 +42,6 @@ from workers.telemetry.worker_metrics import WorkerMetrics
 __all__ = ["Worker", "run_worker"]
 
 _SHARD_SECONDS = 5.0  # for the answer to what the server holds
-_SAY_SECONDS = 10.0  # between two lines about a server that is away
 
 
 class Worker:
@@ -75,15 +72,13 @@ class Worker:
         """
         watch = asyncio.create_task(watch_progress(self.health))
         watch.add_done_callback(lambda _: stop.set())
-        lost, said_at = 0, -inf
+        lost = 0
         try:
             while not stop.is_set():
                 try:
                     await self._work(stop)
                 except ConsumerLostError as error:
-                    if monotonic() - said_at >= _SAY_SECONDS:
-                        said_at = monotonic()
-                        self._log.warning("consumer_replaced", error=describe_error(error))
+                    self._log.warning("consumer_replaced", error=describe_error(error))
                     await wait_for_event(stop, back_off_seconds(lost))
                     lost += 1
         except WorkerError:
@@ -141,6 +136,7 @@ async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:
     health = Health(settings.stuck_seconds, kept=WorkerMetrics(job.group.removeprefix("inmail-")))
     answers, pages = {"/livez": health.livez, "/readyz": health.readyz}, {"/metrics": metrics_page(health)}
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(structlog.contextvars.bound_contextvars(worker=job.group))  # also for lines of libraries
         traces = await stack.enter_async_context(open_traces(settings, job.group))
         await stack.enter_async_context(serve_probes(settings, answers, pages))
         connecting = asyncio.create_task(_connect(settings, health, stack))
