@@ -20,6 +20,11 @@ NARROW: Final = 390
 # Accessibility checks: WCAG 2.2 A and AA, and axe's best practices.
 _AXE: Final = files("axe_playwright_python").joinpath("axe.min.js").read_text()
 
+_CUT_TEXTS: Final = """() => [...document.querySelectorAll('svg text')].filter((text) => {
+    const [inner, outer] = [text, text.closest('svg')].map((each) => each.getBoundingClientRect());
+    return inner.left < outer.left || inner.right > outer.right;
+}).map((text) => text.textContent)"""
+
 
 @asynccontextmanager
 async def open_browser() -> AsyncIterator[Browser]:
@@ -106,6 +111,10 @@ class Tab:
         return int(
             await self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         )
+
+    async def cut_texts(self) -> list[str]:
+        """Return the texts of charts that leave their chart at a side."""
+        return list(await self.page.evaluate(_CUT_TEXTS))
 
     async def accessibility_violations(self) -> list[str]:
         """Return the violations that axe finds."""

@@ -107,6 +107,25 @@ def test_a_workers_health_is_its_most_severe_problem(
     assert (part.status == "ok") is (not part.do)
 
 
+@pytest.mark.parametrize(
+    ("reason", "title"),
+    [
+        ("waits for inmail-billing, partition 3, since 2026-01-31 00:00:00 UTC", "waits for the billing worker"),
+        ("waits for another lane of its number", "waits for another lane of its number"),
+        (
+            "waits for the move of partition number 3 from server to server",
+            "waits for the move of partition number 3 from server to server",
+        ),
+    ],
+)
+def test_a_headline_names_for_whom_a_worker_waits(reason: str, title: str) -> None:
+    """Its own trouble is that other worker's, which may not be told yet."""
+    found = [replace(group, members=1) for group in lag(9, 5, records=4, status=Status.WAITING, reason=reason)]
+    part = worker_health(found, {})[0]
+
+    assert (f"The send worker {title}", reason) == (headline([part])["title"], part.text)
+
+
 def test_a_lock_is_the_cause_of_a_worker_whatever_its_probe_says() -> None:
     """The probe tells what the lock does; a table's lock is a failure, rows are one once a lane does not get on."""
     locked = [

@@ -38,7 +38,7 @@ def views(scene: Scene) -> dict[str, tuple[str, list[str]]]:
 async def find_shortcomings(
     tab: Tab, path: str, expected: list[str], windows: Sequence[tuple[int, str]] = WINDOWS
 ) -> list[str]:
-    """Return the problems of a view: violations, overflow and errors. A missing text fails the test."""
+    """Return the problems of a view: violations, overflow, cut texts and errors. A missing text fails the test."""
     found: list[str] = []
     await tab.open_view(path)
     for width, scheme in windows:
@@ -48,5 +48,6 @@ async def find_shortcomings(
         found += await tab.accessibility_violations()
         if (over := await tab.overflow()) != 0:
             found.append(f"{over} pixels too wide for {width}")
+        found += [f"{text!r} is cut" for text in await tab.cut_texts()]
     errors, tab.errors = tab.errors, []
     return found + errors

@@ -13,7 +13,7 @@ from infra.settings import Settings, SettingsError
 from workers.console.advice import ADVICE
 from workers.ledger.model import WorkerName
 from workers.ops.lag import GroupLag, Status
-from workers.topology import GROUP_OF, TOPIC_OF, WORKER_OF
+from workers.topology import GROUP_OF, TOPIC_OF, TOPIC_OF_GROUP, WORKER_OF
 
 __all__ = [
     "BEHIND_SECONDS",
@@ -229,12 +229,20 @@ def _check_lag(name: str, lag: GroupLag) -> SystemPart | None:
     if lag.status is not Status.OK:
         kind, _, do = ADVICE[lag.status]
         do = start_advice(lag.topic) if lag.status is Status.STOPPED else do
-        return SystemPart(name, kind, lag.status.lower(), lag.reason, do)
+        title = _waiting_title(name, lag.reason) if lag.status is Status.WAITING else ""
+        return SystemPart(name, kind, lag.status.lower(), lag.reason, do, title=title)
     if lag.seconds > BEHIND_SECONDS:
         return SystemPart(
             name, WARNING, "behind", f"{_backlog_text(lag)}; the lag falls", "nothing, or start more workers"
         )
     return None
+
+
+def _waiting_title(name: str, reason: str) -> str:
+    """Return the headline of a worker that waits: for whom is the beginning of the reason, a group as a rule."""
+    awaited = reason.removeprefix("waits for ").partition(",")[0]
+    topic = TOPIC_OF_GROUP.get(awaited)
+    return f"The {name} waits for {awaited if topic is None else f'the {WORKER_NAMES[topic]}'}"
 
 
 def start_advice(topic: str) -> str:

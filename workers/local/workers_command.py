@@ -38,7 +38,7 @@ def list_command(data: _Data = DATA, *, json: JsonOption = False) -> None:
 
 @workers.command("stop")
 def stop_command(worker: _Name, data: _Data = DATA, *, json: JsonOption = False) -> None:
-    """Drain a worker and keep it stopped until it is started: what comes meanwhile waits, and nothing is lost.
+    """Pause a worker: it drains and stays stopped until `inmail workers start`, and its records wait in Kafka.
 
     One of several brokers hands its partitions over to the others first. Of several Postgres servers the others go on.
     """

@@ -1,7 +1,7 @@
 // An account's balance over time: a step line, marks for what changed it, and a cursor that reads both.
 
 import { h, s } from "./dom.js";
-import { count, number, time } from "./format.js";
+import { count, number, short, time } from "./format.js";
 import { timeTicks, valueTicks } from "./scale.js";
 
 const KINDS = [["granted", "Granted"], ["sent", "Sent"], ["returned", "Returned"], ["taken", "Taken"], ["expired", "Expired"], ["refused", "Refused"]];
@@ -30,13 +30,13 @@ export function balanceChart(found, cursorState = { at: null }) {
   const right = () => width - EDGE.right;
 
   function draw() {
-    const ticks = valueTicks(Math.max(...data.points.map((point) => point.balance), 1), 3, true);
+    const ticks = valueTicks(Math.max(...data.points.map((point) => point.balance), 1), true);
     const y = (value) => bottom - (value / ticks[ticks.length - 1]) * PLOT;
     const past = data.points.filter((point) => point.at <= data.now);
     const coming = [{ at: data.now, balance: past.at(-1)?.balance ?? 0 }, ...data.points.filter((point) => point.at > data.now)];
     cursor = s("line", { class: "cursor", y1: EDGE.top, y2: height - 22, visibility: "hidden" });
     plot.replaceChildren(s("svg", { width, height, "aria-hidden": "true" },
-      ticks.map((tick) => [s("line", { class: "grid", x1: EDGE.left, x2: right(), y1: y(tick), y2: y(tick) }), s("text", { x: EDGE.left - 6, y: y(tick) + 4, "text-anchor": "end" }, number(tick))]),
+      ticks.map((tick) => [s("line", { class: "grid", x1: EDGE.left, x2: right(), y1: y(tick), y2: y(tick) }), s("text", { x: EDGE.left - 6, y: y(tick) + 4, "text-anchor": "end" }, short(tick))]),
       timeTicks(data.from, data.to, right() - EDGE.left).map((tick) => s("text", { x: x(tick.at), y: height - 5, "text-anchor": "middle" }, tick.text)),
       s("path", { class: "held", d: `${steps(past, data.now, x, y)} V${bottom} H${x(past[0]?.at ?? data.now)} Z` }),
       s("path", { class: "past", d: steps(past, data.now, x, y) }), s("path", { class: "coming", d: steps(coming, data.to, x, y) }),

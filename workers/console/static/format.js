@@ -42,12 +42,15 @@ export function seconds(value) {
   return `${Math.floor(value / 86400)} d ${Math.floor((value % 86400) / 3600)} h`;
 }
 
-/** Returns seconds in few characters: milliseconds below one second. */
+const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"], [0.001, "ms"]];
+/** Returns the unit of time that suits so many seconds, in seconds, and its name. */
+export const unitOf = (value) => UNITS.find(([unit]) => value >= unit) ?? UNITS[value ? 4 : 3];
+
+/** Returns seconds in few characters. */
 export function duration(value) {
   if (value === null || value === undefined) return "–";
-  if (value < 1) return value === 0 ? "0 s" : `${compact.format(value * 1000)} ms`;
-  if (value < 120) return `${compact.format(value)} s`;
-  return value < 7200 ? `${compact.format(value / 60)} min` : value < 172800 ? `${compact.format(value / 3600)} h` : `${compact.format(value / 86400)} d`;
+  const [unit, name] = unitOf(value);
+  return `${compact.format(value / unit)} ${name}`;
 }
 
 export const percent = (share) => (share > 0 && share < 0.001 ? "< 0.1 %" : `${fine.format(share * 100)} %`);

@@ -6,14 +6,14 @@ const STEPS = [60, 120, 180, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 4320
 const DAYS = [1, 2, 3, 5, 7, 10, 14, 21, 28, 42, 56, 70, 91, 182, 364, 728];
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
 
-/** Returns the values to mark on an axis that begins at zero and holds `largest`: about `wanted` round steps. */
-export function valueTicks(largest, wanted = 3, whole = false) {
+/** Returns the values to mark on an axis that begins at zero and holds `largest`: about three round steps of a `unit`. */
+export function valueTicks(largest, whole = false, unit = 1) {
   if (!(largest > 0)) return [0, 1];
-  const rough = largest / wanted;
+  const rough = largest / unit / 3;
   const size = 10 ** Math.floor(Math.log10(rough));
   const step = Math.max([1, 2, 5, 10].find((factor) => factor * size >= rough * 0.999) * size, whole ? 1 : 0);
-  const count = Math.ceil(largest / step - 1e-9);
-  return Array.from({ length: count + 1 }, (_, index) => Number((index * step).toPrecision(12)));
+  const count = Math.ceil(largest / unit / step - 1e-9);
+  return Array.from({ length: count + 1 }, (_, index) => Number((index * step * unit).toPrecision(12)));
 }
 
 /**

@@ -1,31 +1,29 @@
 // Line and area charts over time, as SVG. One cursor line serves all charts of a group, by pointer, touch and keyboard.
 
 import { h, s } from "./dom.js";
-import { timeOfDay } from "./format.js";
+import { duration, short, timeOfDay, unitOf } from "./format.js";
 import { timeTicks, valueTicks } from "./scale.js";
 
 const HEIGHT = 168;
-const EDGE = { top: 8, right: 8, bottom: 20, left: 52 };
+const EDGE = { top: 8, right: 8, bottom: 20, left: 54 };
 const MOST_SERIES = 7;
 const MIN_GAP_SECONDS = 40; // an unviewed console samples every 15 s, and a sample may take 8 s
 
 /** Returns a group of charts whose cursor is at the same time in each of them. */
 export function chartGroup() {
-  const charts = new Set();
-  const group = { at: null };
+  const group = { at: null, cursors: [] };
   group.moveTo = (at) => {
     group.at = at;
-    for (const chart of charts) chart.showCursor();
+    for (const showCursor of group.cursors) showCursor();
   };
-  group.join = (chart) => charts.add(chart);
   return group;
 }
 
 /**
  * Returns a chart with `element` and `update(data)`. The data: { from, to, bucket_seconds, times, series: [{ name, values }] }.
- * `empty` of the data, or of the options, is said where there is no series. A stacked chart shows parts of a whole; `format` returns a value as text, `whole` allows no fractions on the axis.
+ * `empty` of the data, or of the options, is said where there is no series. A stacked chart shows parts of a whole; `format` returns a value as text: the axis has numbers alone, but for times (`timed`), and no fractions if `whole`.
  */
-export function createChart(group, { title, hint, format, stacked = false, whole = false, empty = "none in this range" }) {
+export function createChart(group, { title, hint, timed, format = duration, stacked, whole, empty = "none in this range" }) {
   const id = `chart-${title.toLowerCase().replace(/[^a-z]+/g, "-")}`;
   const legend = h("ul", { class: "legend" });
   const moment = h("p", { class: "moment" });
@@ -50,13 +48,14 @@ export function createChart(group, { title, hint, format, stacked = false, whole
   function draw() {
     if (data === null || width === 0) return;
     const drawn = stacked ? stack(data.series) : data.series.map((each) => ({ ...each, tops: each.values }));
-    const ticks = valueTicks(Math.max(0, ...drawn.flatMap((each) => each.tops.filter((value) => value !== null))), 3, whole);
+    const largest = Math.max(0, ...drawn.flatMap((each) => each.tops.filter((value) => value !== null)));
+    const ticks = valueTicks(largest, whole, timed ? unitOf(largest)[0] : 1);
     const top = ticks[ticks.length - 1];
     const y = (value) => HEIGHT - EDGE.bottom - (value / top) * (HEIGHT - EDGE.top - EDGE.bottom);
     const right = width - EDGE.right;
     cursor = s("line", { class: "cursor", y1: EDGE.top, y2: HEIGHT - EDGE.bottom, visibility: "hidden" });
     plot.replaceChildren(s("svg", { width, height: HEIGHT, "aria-hidden": "true" },
-      ticks.map((tick) => [s("line", { class: "grid", x1: EDGE.left, x2: right, y1: y(tick), y2: y(tick) }), s("text", { x: EDGE.left - 6, y: y(tick) + 4, "text-anchor": "end" }, format(tick))]),
+      ticks.map((tick) => [s("line", { class: "grid", x1: EDGE.left, x2: right, y1: y(tick), y2: y(tick) }), s("text", { x: EDGE.left - 6, y: y(tick) + 4, "text-anchor": "end" }, (timed ? duration : short)(tick))]),
       timeTicks(data.from, data.to, right - EDGE.left).map(({ at, text }) => s("text", { x: x(at), y: HEIGHT - 4, "text-anchor": "middle" }, text)),
       drawn.map((each) => s("g", { class: `${stacked ? "area" : "line"} ${colourOf(each.name)}` }, segments(data, each.tops).map((part) => shape(part, each, y)))),
       cursor));
@@ -73,13 +72,13 @@ export function createChart(group, { title, hint, format, stacked = false, whole
 
   function showCursor() {
     if (data === null || cursor === null) return;
-    const last = data.times.length - 1;
-    const index = group.at === null ? last : nearest(data, group.at);
-    cursor.setAttribute("visibility", group.at !== null && index >= 0 ? "visible" : "hidden");
+    const isNow = group.at === null;
+    const index = isNow ? data.times.length - 1 : nearest(data, group.at);
+    cursor.setAttribute("visibility", isNow || index < 0 ? "hidden" : "visible");
     if (index >= 0) for (const name of ["x1", "x2"]) cursor.setAttribute(name, x(data.times[index]));
-    moment.textContent = index < 0 ? (group.at === null ? "no data yet" : "no data at this time") : group.at === null ? `now, ${timeOfDay(data.times[index] * 1000)}` : timeOfDay(data.times[index] * 1000);
+    moment.textContent = index < 0 ? `no data ${isNow ? "yet" : "at this time"}` : `${isNow ? "now, " : ""}${timeOfDay(data.times[index] * 1000)}`;
     const nothing = data.empty || empty;
-    const rows = data.series.map((each) => [each.name, index < 0 ? "–" : each.values[index] === null ? "unknown" : format(each.values[index])]);
+    const rows = data.series.filter((each) => !each.rest || each.values[index]).map((each) => [each.name, index < 0 ? "–" : each.values[index] === null ? "unknown" : format(each.values[index])]);
     legend.replaceChildren(...(rows.length ? rows.map(([name, value]) => h("li", {}, h("span", { class: `key ${colourOf(name)}`, "aria-hidden": "true" }), h("span", {}, name), " ", h("b", {}, value))) : [h("li", { class: "quiet" }, nothing)]));
     for (const [name, value] of Object.entries({ min: data.from, max: data.to, now: index < 0 ? data.to : data.times[index] })) plot.setAttribute(`aria-value${name}`, value);
     plot.setAttribute("aria-valuetext", `${moment.textContent}: ${rows.map((row) => row.join(" ")).join(", ") || nothing}`);
@@ -108,7 +107,7 @@ export function createChart(group, { title, hint, format, stacked = false, whole
     width = Math.floor(entry.contentRect.width);
     draw();
   }).observe(plot);
-  group.join({ showCursor });
+  group.cursors.push(showCursor);
   return { element, update };
 }
 
@@ -145,10 +144,10 @@ function stack(series) {
   });
 }
 
-/** Returns the first series, and the sum of the rest as one. */
+/** Returns the first series, and the sum of the rest as one, which the legend has where there is any of it. */
 function limitSeries(series) {
   if (series.length <= MOST_SERIES) return series;
   const rest = series.slice(MOST_SERIES - 1);
   const sums = rest[0].values.map((_, index) => (rest.some((each) => each.values[index] === null) ? null : rest.reduce((sum, each) => sum + each.values[index], 0)));
-  return [...series.slice(0, MOST_SERIES - 1), { name: `${rest.length} others`, values: sums }];
+  return [...series.slice(0, MOST_SERIES - 1), { name: `${rest.length} others`, values: sums, rest: true }];
 }

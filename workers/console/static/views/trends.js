@@ -54,17 +54,16 @@ export function trendsSection(signal) {
 
 const named = (columns, nameOf = (name) => name, change = (value) => value) =>
   Object.entries(columns).map(([name, values]) => ({ name: nameOf(name), values: values.map((value) => (value === null ? null : change(value))) }));
-const total = (found, family, name) => (found.rates[family].records ? [{ name, values: found.rates[family].records }] : []);
 const perSecond = (value) => rate(value, "/s");
 const groupName = (name) => name.replace(/^inmail-/, "");
 
 const CHARTS = [
   [{ title: "Flow", hint: "records a second", format: perSecond },
-    (found) => [...total(found, "came_in", "in"), ...total(found, "decided", "decided"), ...total(found, "answered", "answered")]],
+    (found) => [...named(found.rates.came_in, () => "in"), ...named(found.rates.decided, () => "decided"), ...named(found.rates.answered, () => "answered")]],
   [{ title: "Outcomes", hint: "results a second, by code", format: perSecond, stacked: true }, (found) => named(found.rates.outcomes, words)],
-  [{ title: "Latency", hint: "from a record's broker time to its answer's", format: duration, timed: true, empty: "no answers in this range" },
+  [{ title: "Latency", hint: "from a record's broker time to its answer's", timed: true, empty: "no answers in this range" },
     (found) => (found.latency_seconds.p50?.some((value) => value !== null) ? named(found.latency_seconds) : [])],
-  [{ title: "Lag", hint: "age of the oldest unread record, by group", format: duration, timed: true }, (found) => named(found.lag_seconds, groupName)],
+  [{ title: "Lag", hint: "age of the oldest unread record, by group", timed: true }, (found) => named(found.lag_seconds, groupName)],
   [{ title: "Unread", hint: "records, by group", format: short, whole: true }, (found) => named(found.unread, groupName)],
   [{ title: "Dead letters", hint: "a minute, by reason", format: (value) => `${short(value)} /min`, stacked: true },
     (found) => named(found.rates.dead_letters, words, (value) => value * 60)],
