@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -164,7 +165,7 @@ def create_pool(settings: Settings) -> AbstractAsyncContextManager[Pool]:
         settings.database_url.get_secret_value(),
         min_size=1,
         max_size=settings.database_connections,
-        max_queries=float("inf"),  # else each connection is renewed after 50,000: every few minutes, within a turn
+        max_queries=sys.maxsize,  # else each connection is renewed after 50,000: every few minutes, within a turn
         command_timeout=settings.database_timeout_seconds,
         timeout=settings.database_timeout_seconds,
         server_settings=_SERVER_SETTINGS | {"role": WORKER_ROLE},
