@@ -30,7 +30,7 @@ from aiokafka.errors import KafkaError
 
 from infra.first_of import run_until_first, wait_for_event
 from infra.kafka.transactions import Message, TransactionPair, TransactionTimes, UndeliveredError, fence_producers
-from infra.retry import LOCK_ERRORS, SERVER_ERRORS, back_off_seconds, describe_error, is_retriable
+from infra.retry import SERVER_ERRORS, back_off_seconds, describe_error, is_retriable
 from workers.errors import FencedError
 from workers.lane.admission import Admission
 from workers.lane.deciding import Decided, Decider, LaneBatch
@@ -131,17 +131,8 @@ class LaneOwner:
 
     async def _acquire(self, lanes: list[Lane], gone: set[str]) -> None:
         await fence_producers(self._settings, gone)  # 2
-        try:
-            own = await self._rows.acquire([lane.row for lane in lanes], self._name)  # 3
-        except LOCK_ERRORS:
-            if len(lanes) == 1:
-                raise
-            for lane in lanes:  # whichever is kept from its row keeps no other
-                self._openings.begin([lane], self._acquire([lane], set()))
-            return
-        for lane in [each for each in lanes if each.row not in own]:
-            lane.fail(FencedError("another owner acquired it meanwhile"))
-        await self._opening.open([each for each in lanes if each.row in own], self._transact, self._openings.begin)  # 4
+        acquired = await self._opening.acquire(lanes, self._name)  # 3
+        await self._opening.open(acquired, self._transact, self._openings.begin)  # 4
 
     def _fail_to_open(self, lanes: Sequence[Lane], error: Exception) -> None:
         if not (isinstance(error, FencedError) or is_retriable(error)):
