@@ -11,7 +11,7 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError, LeaderNotAvailabl
 from infra.kafka.clients import committed_offsets
 from infra.kafka.topic_ids import topic_ids
 from infra.kafka.transactions import Message, TransactionTimes
-from infra.retry import SERVER_ERRORS, describe_error, is_retriable
+from infra.retry import LOCK_ERRORS, SERVER_ERRORS, describe_error, is_retriable
 from infra.settings import Settings
 from schemas.catalogue import INPUT_TOPICS
 from workers.errors import FencedError, LaneError
@@ -19,7 +19,7 @@ from workers.jobs.job import Job, StoredRange
 from workers.lane.clients import Clients
 from workers.lane.ended_topics import EndedTopics
 from workers.lane.lane import Lane, fail_lanes
-from workers.lane.lane_rows import LaneRows
+from workers.lane.lane_rows import LaneRow, LaneRows
 from workers.lane.numbering import agree_on_partitions
 from workers.lane.readback import Doubt, PublishedAnswers, scan_published
 from workers.lane.recovery import check_start, check_topic
@@ -97,6 +97,27 @@ class Opening:
                 lane.fail(LaneError(lane.row.not_held))
                 lane.row.halted = lane.row.not_held  # it is logged once
         return [lane for lane in lanes if lane.row.not_held is None]
+
+    async def acquire(self, lanes: Sequence[Lane], owner: str) -> list[Lane]:
+        """Acquire lanes for an owner; return those that it has. One whose row somebody keeps locked fails alone.
+
+        Raises:
+            OSError, PostgresError: when the database does not answer.
+
+        """
+        acquired: list[LaneRow] = []
+
+        async def acquire_alone(lane: Lane) -> None:
+            acquired.extend(await self._rows.acquire([lane.row], owner))
+
+        try:
+            acquired += await self._rows.acquire([lane.row for lane in lanes], owner)
+        except LOCK_ERRORS:
+            await self._for_each(lanes, acquire_alone, LOCK_ERRORS)
+        fenced = FencedError("another owner acquired it meanwhile")
+        taken = [lane for lane in lanes if lane.row not in acquired and lane.open_at == 0]
+        fail_lanes(dict.fromkeys(taken, fenced), self._log)
+        return [lane for lane in lanes if lane.row in acquired]
 
     async def open(self, lanes: Sequence[Lane], transact: Transact, begin: Begin) -> None:
         """Open lanes together; one that cannot be opened fails alone.

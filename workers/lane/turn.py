@@ -131,18 +131,8 @@ class LaneOwner:
 
     async def _acquire(self, lanes: list[Lane], gone: set[str]) -> None:
         await fence_producers(self._settings, gone)  # opening (2)
-        try:
-            own = await self._rows.acquire([lane.row for lane in lanes], self._name)  # opening (3)
-        except LOCK_ERRORS:
-            if len(lanes) == 1:
-                raise
-            for lane in lanes:  # whichever is kept from its row keeps no other
-                self._openings.begin([lane], self._acquire([lane], set()))
-            return
-        fenced = FencedError("another owner acquired it meanwhile")
-        fail_lanes({lane: fenced for lane in lanes if lane.row not in own}, self._log)
-        opened = [each for each in lanes if each.row in own]
-        await self._opening.open(opened, self._transact, self._openings.begin)  # opening (4)
+        acquired = await self._opening.acquire(lanes, self._name)  # opening (3)
+        await self._opening.open(acquired, self._transact, self._openings.begin)  # opening (4)
 
     def _fail_to_open(self, lanes: Sequence[Lane], error: Exception) -> None:
         if not (isinstance(error, FencedError) or is_retriable(error)):

@@ -66,16 +66,16 @@ async def test_lanes_that_were_given_back_do_not_wait_for_what_has_to_be_fenced(
         if names:
             await fences.wait()
 
-    async def acquire(rows: Sequence[LaneRow], _: str) -> Sequence[LaneRow]:
-        return rows
+    async def acquire(found: list[Lane], _: str) -> list[Lane]:
+        return found
 
     async def open_all(found: Iterable[Lane], *_: object) -> None:
         for lane in found:
             lane.open(0)
 
+    opening_ = Mock(read=read, check_membership=AsyncMock(), acquire=acquire, open=open_all)
     monkeypatch.setattr(turn, "fence_producers", fence)
-    monkeypatch.setattr(owner, "_opening", Mock(read=read, check_membership=AsyncMock(), open=open_all))
-    monkeypatch.setattr(owner, "_rows", Mock(acquire=acquire))
+    monkeypatch.setattr(owner, "_opening", opening_)
     owner._open_due()
 
     async def are_open(count: int) -> bool:
@@ -89,7 +89,7 @@ async def test_lanes_that_were_given_back_do_not_wait_for_what_has_to_be_fenced(
 
 
 async def test_a_lane_that_is_kept_from_its_row_keeps_no_other_from_being_acquired(
-    owner: LaneOwner, lanes: list[Lane], monkeypatch: pytest.MonkeyPatch
+    unasked: Settings, lanes: list[Lane]
 ) -> None:
     """Somebody may hold a lock on one row for hours: after a deployment the worker would open no lane at all."""
 
@@ -98,22 +98,10 @@ async def test_a_lane_that_is_kept_from_its_row_keeps_no_other_from_being_acquir
             raise asyncpg.LockNotAvailableError("planted")
         return rows
 
-    async def open_all(found: Iterable[Lane], *_: object) -> None:
-        for lane in found:
-            lane.open(0)
+    opening_ = Opening(Mock(), Mock(), Mock(acquire=acquire), unasked)
 
-    opening_ = Mock(read=AsyncMock(side_effect=lambda found: found), check_membership=AsyncMock(), open=open_all)
-    monkeypatch.setattr(turn, "fence_producers", AsyncMock())
-    monkeypatch.setattr(owner, "_opening", opening_)
-    monkeypatch.setattr(owner, "_rows", Mock(acquire=acquire))
-    owner._open_due()
-
-    async def is_tried() -> bool:
-        return lanes[0].failures > 0
-
-    await eventually(is_tried, "the one has failed")
-    await owner._openings.end()
-    assert [False, True] == [lane.is_open for lane in lanes]
+    assert [lanes[1]] == await opening_.acquire(lanes, "inmail-send.test")
+    assert [True, False] == [lane.open_at > 0 for lane in lanes]
     assert lanes[0].health.locked_out
 
 
@@ -257,8 +245,8 @@ async def test_a_lane_that_fails_does_not_wait_for_what_is_read_for_others(
         scanning.set()
         return await asyncio.Event().wait()  # type: ignore[return-value]
 
-    async def acquire(rows: Sequence[LaneRow], _: str) -> Sequence[LaneRow]:
-        return rows
+    async def acquire(found: list[Lane], _: str) -> list[Lane]:
+        return found
 
     async def starts(found: list[Lane]) -> dict[Lane, object]:
         return {lane: opening._Start(3, 0, Doubt(range(3, 5), None)) for lane in found}
@@ -267,8 +255,8 @@ async def test_a_lane_that_fails_does_not_wait_for_what_is_read_for_others(
     monkeypatch.setattr(opening_, "_prepare", AsyncMock())
     monkeypatch.setattr(opening_, "_find_starts", starts)
     monkeypatch.setattr(turn, "fence_producers", AsyncMock())
+    monkeypatch.setattr(opening_, "acquire", acquire)
     monkeypatch.setattr(owner, "_opening", opening_)
-    monkeypatch.setattr(owner, "_rows", Mock(acquire=acquire))
     owner._openings.begin(lanes, owner._acquire(lanes, set()))
     async with asyncio.timeout(5):
         await scanning.wait()
