@@ -1,7 +1,7 @@
 -- One bounded step of a tick: applies caps to lots that have come to their date, books the end of lots that ended up to
 -- the tick's horizon, tells holders what has fallen low, and announces lots that end soon. Returns the tick as it
--- stands: `booking` while a further step is due, `booked` when it is answered, `key_conflict` where another body had its
--- id first.
+-- stands: `booking` while a further step is due, `booked` when it is answered, `key_conflict` where another body had
+-- its id first.
 --
 -- Availability is a predicate, so nothing depends on when this runs: it turns what is already lost into lines. A step
 -- is a transaction of its own (the lane sees to that), so that sends of the same accounts wait for one step at most.
