@@ -113,8 +113,7 @@ def is_refusal(error: BaseException) -> bool:
 # rights of their own user.
 WORKER_ROLE = "inmail_worker"
 
-# A step of a tick, the longest of what workers do, takes a fraction. An operator's tool then tells who holds the lock
-# (infra/postgres_locks.py).
+# A step of a tick, the longest of what workers do, takes a fraction. infra/postgres_locks.py tells who holds the lock.
 _LOCK_SECONDS = 2
 
 _SERVER_SETTINGS = {
