@@ -26,10 +26,7 @@ $(STAMP): requirements.lock pyproject.toml
 		{ echo "$(PYTHON) comes without venv and ensurepip: install them (on Debian: apt install python3-venv)" >&2; exit 1; }
 	@echo "making $(VENV) and installing what requirements.lock names ..."
 	$(PYTHON) -m venv --clear $(VENV)
-	@# In two halves side by side, since pip works on one core; each package is in the file, with its hashes.
-	@awk '/^[^ ]/ { n++ } { print > ("$(VENV)/lock." n % 2) }' requirements.lock
-	printf '%s\n' 0 1 | xargs -P 2 -I N $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q \
-		--no-deps --require-hashes -r $(VENV)/lock.N
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation --no-index -e .
 	@touch $(STAMP)
 
