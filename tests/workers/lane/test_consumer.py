@@ -284,7 +284,7 @@ async def test_a_consumer_that_does_not_start_is_replaced(
         (answer,) = await read(cluster, begin, 1)
 
     assert str(request.id) == answer["request_id"]
-    assert capsys.readouterr().out.count("the consumer did not start") == 1  # in 10 s
+    assert "the consumer did not start" in capsys.readouterr().out
 
 
 async def test_a_database_that_goes_away_while_a_worker_starts_does_not_end_it(
