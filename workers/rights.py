@@ -109,13 +109,13 @@ _LETTERS: Final = _topics(_READ, DEAD_LETTERS)
 _REDRIVE: Final = (*_LETTERS, *_topics(_WRITE, *INPUT_TOPICS))
 _REWIND: Final = (*_topics(_READ, *INPUT_TOPICS), *_groups(_READ), *_OWNERS)
 _REEMIT: Final = _topics(_WRITE, *_RESULTS)
-_TRACE: Final = (*_topics(_READ, *TOPICS), *_groups(_DESCRIBE))
+_TRACE: Final = _topics(_READ, *TOPICS)
 _MOVE: Final = (*_topics(_DESCRIBE, *INPUT_TOPICS), *_groups(_DESCRIBE))
 _HANGING: Final = (
     *_topics(_READ, *TOPICS),
     *(Right(_DESCRIBE, Resource.TRANSACTIONAL_IDS, prefix) for prefix in _IDS),
 )
-_CONSOLE: Final = _union(_TRACE, _PLAN)
+_CONSOLE: Final = _union((*_TRACE, *_groups(_DESCRIBE)), _PLAN)
 
 # By command. One that is not here needs no right on Kafka, as `api`, `balance` and `audit`.
 RIGHTS: Final[Mapping[str, Sequence[Right]]] = {

@@ -60,7 +60,6 @@ PRIVILEGES: Final[Mapping[str, _Command]] = {
             *(Privilege("insert", "clock_set_backs"), *(Privilege(each, "clock_decisions") for each in _WRITTEN[1:])),
         ),
     ),
-    "prune": _Command(("prune", *_WHO), "", (*_RECORDED, Privilege("delete", "ticks"))),
     "dead-letters redrive": _Command(
         ("dead-letters", "redrive", "--anyway", "--again", *_WHO),
         "",
@@ -90,8 +89,8 @@ async def lacks_without(site: Site, command: str, privilege: Privilege) -> Said:
 def names_privilege(command: str, privilege: Privilege, said: Said) -> bool:
     """Tell whether a command that lacked a privilege named it, with what it is on and its user, and failed."""
     user = database_user_of(command)
-    expected = f"does not let user {user} do this: `grant {privilege} to {user}`"
-    return said.code == Exit.UNREACHABLE and expected in said.err
+    named = f"does not let user {user} " in said.err and f": `grant {privilege} to {user}`" in said.err
+    return said.code == Exit.UNREACHABLE and named
 
 
 @asynccontextmanager
