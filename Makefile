@@ -93,8 +93,8 @@ render: $(STAMP) ## Render what is derived: AsyncAPI, OpenAPI, JSON Schemas, doc
 	$(BIN)/python -m infra.settings_page
 
 .PHONY: console-shots
-console-shots: tools $(STAMP) ## Take the README's pictures of the console, of a run of its own, into docs/images/ (2 min)
-	$(BIN)/python -m tests.console.shots
+console-shots: tools $(STAMP) ## Take the README's pictures of the console, of runs of its own, into docs/images/ (5 min; ALL=1: every view, into build/shots/)
+	$(BIN)/python -m tests.console.shots $(if $(ALL),--all)
 
 .PHONY: crash-render
 crash-render: $(STAMP) ## Render docs/crash-matrix.md from build/crash.json (BESIDE="..." says what else ran)

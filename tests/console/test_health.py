@@ -58,10 +58,10 @@ def test_flow_rates_are_growth_over_time() -> None:
     """Rates of arrival, decision and answer come from the growth of their offsets."""
     flow = Flow()
     flow.add_sample(NOW, lag(100, 80), lane(90))
-    flow.add_sample(NOW + timedelta(seconds=2), lag(300, 100), lane(150))
+    flow.add_sample(NOW + timedelta(seconds=2), lag(300, 100, seconds=1.5), lane(150))
 
     rates = flow.rates[-1]
-    assert (100.0, 30.0, 10.0) == (rates.came_in, rates.decided, rates.answered)
+    assert (100.0, 30.0, 10.0, 1.5) == (rates.came_in, rates.decided, rates.answered, rates.oldest_seconds)
 
 
 def test_flow_rates_ignore_rewinds_and_unknown_offsets() -> None:

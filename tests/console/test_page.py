@@ -241,7 +241,7 @@ async def test_a_page_of_another_origin_cannot_act(tab: Tab, scene: Scene, addre
 
 # How many headlines tell of the lost connection, and how many colours all statuses of the page have.
 _STALE = """() => ({
-    lost: document.querySelectorAll(".summary[data-kind=lost]").length,
+    lost: document.querySelectorAll(".headline[data-kind=lost] .summary").length,
     stale: document.documentElement.hasAttribute("data-stale"),
     colours: new Set(
         [...document.querySelectorAll("main .status, main .figure")].map((each) => getComputedStyle(each).color)

@@ -47,6 +47,18 @@ def test_a_bucket_has_the_rate_of_its_samples_and_their_largest_lag() -> None:
     assert [int(NOW.timestamp()), int(NOW.timestamp()) + 5] == series["times"]
 
 
+def test_a_range_begins_with_the_first_sample_of_a_new_console() -> None:
+    """A fifth of it is shown at least: a chart of seconds would change its scale at each look."""
+    history = TimeSeries()
+    history.add(observation(0))
+
+    shown = [
+        series["to"] - series["from"]
+        for series in (history.series(TimeRange.MINUTES_15, NOW + timedelta(seconds=age)) for age in (10, 600, 3600))
+    ]
+    assert [180, 600, 180] == shown
+
+
 def test_a_rate_is_exact_enough_to_be_told_a_minute() -> None:
     """One dead letter in a bucket of a minute is one a minute, and one in 24 h is not none."""
     history = TimeSeries()

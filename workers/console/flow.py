@@ -17,12 +17,13 @@ _WINDOW_SAMPLES: Final = 5  # a rate covers so many samples, so that one batch d
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Rates between two samples, in records a second; None where a rate is unknown."""
+    """Rates between two samples, in records a second, None where one is unknown; and what waited at the later one."""
 
     at: datetime
     came_in: float | None
     decided: float | None  # outcomes stored in the ledger's database
     answered: float | None  # answers published: the offset is committed in the same transaction
+    oldest_seconds: float  # the age of the oldest unread record; 0 where all is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,10 @@ class Flow:
         if self._samples:
             total = _growth(self._samples[0], now)
             if total is not None:
-                rates = [_rate(each, total.seconds) for each in (total.came_in, total.decided, total.answered)]
-                self.rates.append(Rates(at, *rates))
+                growths = (total.came_in, total.decided, total.answered)
+                came_in, decided, answered = (_rate(each, total.seconds) for each in growths)
+                oldest = max((group.seconds for group in lag), default=0.0)
+                self.rates.append(Rates(at, came_in, decided, answered, oldest))
             growth = _growth(self._samples[-1], now)
         self._samples.append(now)
         return growth

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 __all__ = ["Bucket", "Family", "Observation", "TimeRange", "TimeSeries", "latency_class"]
 
+_MIN_SHARE: Final = 0.2  # of a range: so much is shown at least, however new the console is
 _LATENCY_STEP: Final = 1.2  # each class of latencies ends so many times later than the one before: 10 % off at most
 _PERCENTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
@@ -131,13 +132,17 @@ class TimeSeries:
         self._buckets[range_] = deque(known[start] for start in sorted(known))
 
     def series(self, range_: TimeRange, now: datetime) -> dict[str, Any]:
-        """Return a range's series for JSON: columns of one value a bucket, None where nothing was read."""
+        """Return a range's series for JSON: columns of one value a bucket, None where nothing was read.
+
+        A range that is longer than there are samples begins with the first of them.
+        """
         to = int(now.timestamp())
         buckets = [each for each in self._buckets[range_] if each.start > to - range_.seconds]
+        oldest = min(buckets[0].start if buckets else to, to - int(range_.seconds * _MIN_SHARE))
         families = {family: _names(buckets, family) for family in Family}
         return {
             "range": range_,
-            "from": to - range_.seconds,
+            "from": max(to - range_.seconds, oldest),
             "to": to,
             "bucket_seconds": range_.bucket_seconds,
             "times": [each.start for each in buckets],

@@ -3,7 +3,7 @@
 import { h, s } from "./dom.js";
 
 /** Returns a line chart. `label` is its text alternative; `at` holds the time of each value. */
-export function sparkline(values, label, { width = 160, height = 32, at }) {
+export function sparkline(values, label, { width = 240, height = 36, at }) {
   const known = values.filter((value) => value !== null && value !== undefined);
   if (known.length < 2) return h("span", { class: "quiet" }, "collecting …");
   const top = Math.max(...known, 1e-9);
@@ -20,7 +20,7 @@ export function sparkline(values, label, { width = 160, height = 32, at }) {
 }
 
 /** Returns a share of a whole as a bar; the number is shown beside the bar. */
-export function bar(share, kind = "") {
-  return s("svg", { class: `bar ${kind}`, viewBox: "0 0 100 8", width: 100, height: 8, "aria-hidden": "true", preserveAspectRatio: "none" },
+export function bar(share) {
+  return s("svg", { class: "bar", viewBox: "0 0 100 8", width: 100, height: 8, "aria-hidden": "true", preserveAspectRatio: "none" },
     s("rect", { width: 100, height: 8, rx: 2, class: "track" }), s("rect", { width: Math.max(1, share * 100), height: 8, rx: 2, class: "fill" }));
 }

@@ -32,7 +32,7 @@ subscribe((sample) => {
 
 /** Shows the search field. The key `/` goes there from anywhere but a field. */
 export function showSearchField() {
-  const field = h("input", { id: "search", name: "q", type: "search", maxlength: 1000, spellcheck: "false", autocomplete: "off", autocapitalize: "off", placeholder: "Account, request, event", required: true });
+  const field = h("input", { id: "search", name: "q", type: "search", maxlength: 1000, spellcheck: "false", autocomplete: "off", autocapitalize: "off", placeholder: "Account, request, event, dead letter ( / )", "aria-keyshortcuts": "/", required: true });
   const form = openOnSubmit("search", h("form", { class: "find", role: "search", "aria-label": "Search everything" }, h("label", { class: "hidden", for: "search" }, "Account, request or event ID, or dead letter"), field));
   form.addEventListener("submit", () => { field.value = ""; });
   document.getElementById("find").replaceChildren(form);

@@ -28,7 +28,7 @@ export function timeTicks(from, to, width) {
 function allTicks(from, to, width) {
   const most = Math.max(2, Math.floor(width / 76));
   const step = STEPS.find((each) => (to - from) / each <= most);
-  if (step === undefined || step >= 86400) return dayTicks(from, to, Math.max(2, Math.floor(width / 92)));
+  if (step === undefined || step >= 86400) return dayTicks(from, to, Math.max(2, Math.floor(width / 80)));
   const offset = new Date(from * 1000).getTimezoneOffset() * 60;
   const first = Math.ceil((from - offset) / step) * step + offset;
   const ticks = [];

@@ -24,7 +24,7 @@ function draw(found) {
       h("button", { type: "button", class: "primary", "data-key": "redrive one", on: { click: () => redrive(found) } }, "Redrive this message …")),
     historyNotice(found),
     section("Reason", facts(
-      ["Reason", words(found.reason)], ["Error", found.error], ["Outcome", outcomeStatus(found)],
+      ["Reason", [words(found.reason), h("span", { class: "error" }, found.error)]], ["Outcome", outcomeStatus(found)],
       ["Account", found.account_id === null ? null : link(`#/account?${new URLSearchParams({ id: found.account_id })}`, found.account_id)],
       ["Dead-lettered", time(found.set_aside_at)], ["Origin", `${found.origin_topic} ${found.origin_partition}/${found.origin_offset}`],
       ["Written", time(found.origin_time)], ["Type", found.event_type], ["Event", found.id])),

@@ -14,12 +14,13 @@ const OLD_SECONDS = 15; // a rate that is older says how old: between two sample
 const MIN_COUNT_INTERVAL_MS = 30000; // counting dead letters reads the whole topic
 
 export function showOverview({ body, signal }) {
-  const summary = h("p", { class: "summary", role: "status" }, "");
-  const detail = h("div", { class: "headline" });
+  const summary = h("p", { class: "summary", role: "status" });
+  const detail = h("div", {});
+  const card = h("div", { class: "card headline" }, summary, detail);
   const flow = h("div", {}, loadingLine());
   const live = h("div", {});
   const letters = h("div", {}, loadingLine());
-  show(body, h("div", {}, summary, detail), flow, trendsSection(signal), live, section("Dead letters", letters));
+  show(body, card, flow, trendsSection(signal), live, section("Dead letters", letters));
   let countedEnd = null;
   let countedAt = 0;
 
@@ -37,7 +38,7 @@ export function showOverview({ body, signal }) {
 
   function showHeadline({ kind, title, text, do: advice, since, also }) {
     if (summary.textContent !== title) summary.textContent = title;
-    summary.dataset.kind = kind;
+    card.dataset.kind = kind;
     show(detail, text && h("p", {}, text), advice && h("p", { class: "do" }, "→ ", formatCode(advice)),
       since && h("p", { class: "quiet" }, "Since ", time(since)), also.length > 0 && h("p", { class: "quiet" }, `Also: ${also.join(" · ")}`));
   }
@@ -70,18 +71,19 @@ function flowTiles(sample) {
   const at = history.map((each) => Date.parse(each.at) / 1000);
   const age = now ? (Date.parse(sample.at) - Date.parse(now.at)) / 1000 : 0;
   const isOld = age > OLD_SECONDS;
-  const tile = (name, value, what, values, hint = isOld ? `${what}, ${seconds(age)} ago` : what) => h("div", { class: isOld ? "tile old" : "tile" },
-    h("p", { class: "name" }, name), h("p", { class: "figure" }, value), h("p", { class: "quiet" }, hint),
-    values && sparkline(values, `${name}, records a second, over ${seconds(at.at(-1) - at[0])}; now ${value}`, { width: 240, height: 36, at }));
+  const tile = (name, field, what, format = rate, value = format(now?.[field])) => {
+    const values = history.map((each) => each[field]);
+    const past = values.length > 1 && `last ${seconds(at.at(-1) - at[0])}, at most ${format(Math.max(...values))}`;
+    return h("div", { class: isOld ? "tile old" : "tile" }, h("p", { class: "name" }, name), h("p", { class: "figure" }, value),
+      h("p", { class: "quiet" }, what, isOld && `, ${seconds(age)} ago`),
+      sparkline(values, `${name}: ${past}, now ${value}`, { at }), past && h("p", { class: "quiet" }, past));
+  };
   const oldest = sample.oldest;
   return h("section", { "aria-label": "Flow", class: "tiles" },
-    tile("Flow in", rate(now?.came_in), "written to the input topics", history.map((each) => each.came_in)),
-    tile("Decided", rate(now?.decided), "outcomes stored in the database", history.map((each) => each.decided)),
-    tile("Answered", rate(now?.answered), "answers published", history.map((each) => each.answered)),
-    h("div", { class: isOld ? "tile old" : "tile" }, h("p", { class: "name" }, "Oldest unread"),
-      h("p", { class: "figure" }, oldest ? seconds(oldest.seconds) : "none"),
-      h("p", { class: "quiet" }, oldest ? `${oldest.topic} / ${oldest.partition}` : "no unread records", isOld && `, ${seconds(age)} ago`),
-      oldest && h("p", {}, link("#/lag", "Lag by partition"))));
+    tile("Flow in", "came_in", "written to the input topics"),
+    tile("Decided", "decided", "outcomes stored in the database"),
+    tile("Answered", "answered", "answers published"),
+    tile("Oldest unread", "oldest_seconds", oldest ? link("#/lag", `${oldest.topic} / ${oldest.partition}`) : "no unread records", seconds, oldest ? seconds(oldest.seconds) : "none"));
 }
 
 const STATUS_NAMES = { ok: "OK", warning: "Warning", failed: "Failed", unknown: "Unknown" };
