@@ -137,7 +137,7 @@ class Book:
         while tick is None or tick.code == "booking":
             async with self.connection.transaction():
                 tick = await expire_step(self.connection, request, min(self.now, horizon or self.now), terms)
-        movements = await tick_movements(self.connection, tick) if tick.source_offset == request.offset else []
+        movements = (await tick_movements(self.connection, [tick])).get(request.place, [])
         return [body(message) for message in tick_messages(tick, movements, request.offset)]
 
     def _request(self, event: Event) -> Request[Any]:

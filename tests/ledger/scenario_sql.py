@@ -103,7 +103,7 @@ class SqlBooks:
         async with self.connection.transaction():
             answer = await expire_step(self.connection, request, horizon, terms)
         repeat = answer.source_offset != request.offset
-        booked = [] if repeat else await tick_movements(self.connection, answer)
+        booked = (await tick_movements(self.connection, [answer])).get(request.place, [])
         messages = tick_messages(answer, booked, request.offset)
         await self._add_balances(messages)
         self.messages += messages

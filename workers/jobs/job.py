@@ -67,8 +67,8 @@ class Job(Protocol):
         """A function that does a bounded part of a batch's work before the decision; None if the job has no such work.
 
         The function is called in a transaction of its own, with requests of one partition, again and again until it
-        returns False: no work is left. Rows that it books belong to the batch's records and are published with their
-        answers.
+        returns False: no work is left after it. Rows that it books belong to the batch's records and are published with
+        their answers.
         """
 
     async def decide(self, connection: Connection, batch: Batch) -> Decision:

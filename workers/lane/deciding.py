@@ -65,7 +65,7 @@ class Decider:
         self._log = structlog.get_logger("inmail.worker").bind(worker=job.group)
 
     async def finish_steps(self, batches: Sequence[LaneBatch]) -> list[LaneBatch]:
-        """Return the batches of which no step is left; do one of each of the others.
+        """Do a step of each batch; return the batches of which none is left.
 
         A lane that is kept from its rows is interrupted, and begins again; the others go on.
 
@@ -89,9 +89,9 @@ class Decider:
         return finished
 
     async def _finish_step(self, batch: LaneBatch) -> bool:
-        """Return whether no step of a lane's batch is left; else do one, in a transaction of its own.
+        """Do a step of a lane's batch, in a transaction of its own; return whether none is left.
 
-        The lane's next turn goes on with the next step; after a stop its next owner does.
+        Otherwise the lane's next turn goes on with the next one; after a stop its next owner does.
 
         Raises:
             FencedError: when there is a newer owner.
@@ -101,15 +101,15 @@ class Decider:
         assert step is not None  # noqa: S101 - the job has steps
         found = _decode(batch)
         async with self._rows.fenced([Progress(lane.row)]) as connection:
-            if not await step(connection, Batch(found.requests, read_to=batch.decidable.read_to)):
-                return True
+            is_left = await step(connection, Batch(found.requests, read_to=batch.decidable.read_to))
             lane.steps += 1
-            if lane.steps == _FEW_STEPS:  # a longer tick runs beside the other workers: they do not wait for it
+            if is_left and lane.steps == _FEW_STEPS:  # a longer tick runs beside the others: they do not wait for it
                 await self._rows.release_waiters(connection, lane.row)
         lane.health.steps()
-        lane.inbox.put_back(batch.taken)
-        lane.changed()
-        return False
+        if is_left:
+            lane.inbox.put_back(batch.taken)
+            lane.changed()
+        return not is_left
 
     async def decide(self, batches: Sequence[LaneBatch]) -> list[Decided]:
         """Store the outcomes of some lanes' batches: of each alone where one waits for a lock that somebody holds.

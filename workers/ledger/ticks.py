@@ -7,10 +7,10 @@ from uuid import UUID
 
 from infra.postgres import Connection
 from schemas.ticks import ExpiryTick
-from workers.ledger.model import Entry, Request, Tick, WorkerName
+from workers.ledger.model import Entry, Place, Request, Tick, WorkerName
 from workers.ledger.plans import Catalogue
 
-__all__ = ["TickTerms", "booked_ticks", "expire_step", "first_unbooked", "tick_movements", "tick_terms"]
+__all__ = ["TickTerms", "booked_ticks", "expire_step", "tick_movements", "tick_terms"]
 
 
 class TickTerms(NamedTuple):
@@ -32,37 +32,20 @@ async def expire_step(
 ) -> Tick:
     """Do one step of a tick and return it as it stands: `booking` while a further step is due.
 
-    A tick seen before is not booked again: its stored answer is returned.
+    A tick seen before is not booked again: its stored answer is returned. Nor is one whose id another body had first:
+    `key_conflict`.
     """
-    stored = await connection.fetch(
-        "select * from ticks where partition = $1 and request_id = $2", request.partition, request.request_id
+    cause = (
+        None,
+        request.request_id,
+        request.fingerprint,
+        WorkerName.EXPIRY.value,
+        request.as_of,
+        request.partition,
+        request.offset,
     )
-    for row in stored:
-        if row["fingerprint"] == request.fingerprint and row["code"] != "booking":
-            return Tick(*row)
-    if stored and all(row["fingerprint"] != request.fingerprint for row in stored):
-        answer = await connection.fetchrow(
-            "insert into ticks (partition, request_id, fingerprint, code, source_offset, as_of, horizon, lots, credits,"
-            " complete, steps) values ($1, $2, $3, 'key_conflict', $4, $5, $6, 0, 0, true, 0) returning *",
-            request.partition,
-            request.request_id,
-            request.fingerprint,
-            request.offset,
-            request.as_of,
-            horizon,
-        )
-    else:
-        cause = (
-            None,
-            request.request_id,
-            request.fingerprint,
-            WorkerName.EXPIRY.value,
-            request.as_of,
-            request.partition,
-            request.offset,
-        )
-        answer = await connection.fetchrow("select * from expire_step($1, $2, $3, $4, $5, $6)", cause, horizon, *terms)
-    assert answer is not None  # noqa: S101 - both statements return their row
+    answer = await connection.fetchrow("select * from expire_step($1, $2, $3, $4, $5, $6)", cause, horizon, *terms)
+    assert answer is not None  # noqa: S101 - it returns one row
     return Tick(*answer)
 
 
@@ -70,19 +53,6 @@ async def booked_ticks(
     connection: Connection, requests: Sequence[Request[ExpiryTick]]
 ) -> list[tuple[Tick, Request[ExpiryTick]]]:
     """Return the stored answer to each request for a tick, in order, with the request."""
-    stored = {_key_of(tick): tick for tick in await _stored_ticks(connection, requests)}
-    return [(stored[_key_of(request)], request) for request in requests]
-
-
-async def first_unbooked(connection: Connection, requests: Sequence[Request[ExpiryTick]]) -> Request[ExpiryTick] | None:
-    """Return the first request for a tick that has a step left; None if all are answered."""
-    stored = await _stored_ticks(connection, requests)
-    done = {_key_of(tick) for tick in stored if tick.code != "booking"}
-    return next((request for request in requests if _key_of(request) not in done), None)
-
-
-async def _stored_ticks(connection: Connection, requests: Sequence[Request[ExpiryTick]]) -> list[Tick]:
-    """Return what is stored for the partitions and request ids of requests, whatever body an id came with."""
     rows = await connection.fetch(
         "select stored.* from (select distinct * from unnest($1::integer[], $2::uuid[])) as r (partition, request_id)"
         " cross join lateral"
@@ -91,21 +61,31 @@ async def _stored_ticks(connection: Connection, requests: Sequence[Request[Expir
         [request.partition for request in requests],
         [request.request_id for request in requests],
     )
-    return [Tick(*row) for row in rows]
+    stored = {_key_of(tick): tick for tick in (Tick(*row) for row in rows)}
+    return [(stored[_key_of(request)], request) for request in requests]
 
 
 def _key_of(asked: Tick | Request[ExpiryTick]) -> tuple[int, UUID, int]:
     return asked.partition, asked.request_id, asked.fingerprint
 
 
-async def tick_movements(connection: Connection, tick: Tick) -> list[tuple[str, Entry]]:
-    """Return what a tick booked, with the account ids, in the order of the journal."""
+async def tick_movements(connection: Connection, ticks: Sequence[Tick]) -> dict[Place, list[tuple[str, Entry]]]:
+    """Return what ticks booked, with the account ids, by the place of each tick's record, in the order of the journal.
+
+    A tick that booked nothing is left out.
+    """
     rows = await connection.fetch(
-        "select a.account_id, j.* from journal as j join accounts as a using (account)"
-        " where j.worker = 'expiry' and j.source_partition = $1 and j.source_offset = $2 and j.request_id = $3"
-        " order by j.account, j.sequence",
-        tick.partition,
-        tick.source_offset,
-        tick.request_id,
+        "select a.account_id, j.*"
+        " from unnest($1::integer[], $2::bigint[], $3::uuid[]) as t (partition, source_offset, request_id)"
+        " cross join lateral (select x.* from journal as x where x.source_partition = t.partition"
+        " and x.source_offset = t.source_offset and x.worker = 'expiry' and x.request_id = t.request_id offset 0) as j"
+        " join accounts as a using (account) order by j.account, j.sequence",
+        [tick.partition for tick in ticks],
+        [tick.source_offset for tick in ticks],
+        [tick.request_id for tick in ticks],
     )
-    return [(row[0], Entry(*row[1:])) for row in map(tuple, rows)]
+    movements: dict[Place, list[tuple[str, Entry]]] = {}
+    for account_id, *columns in map(tuple, rows):
+        entry = Entry(*columns)
+        movements.setdefault((entry.source_partition, entry.source_offset), []).append((account_id, entry))
+    return movements

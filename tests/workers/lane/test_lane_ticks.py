@@ -139,6 +139,18 @@ async def test_a_lot_is_booked_a_grace_after_its_end(
     assert booked == TickDecided.model_validate_json(value).data["lots"]
 
 
+async def test_a_step_says_whether_one_is_left_after_it(settings: Settings, database: Connection) -> None:
+    """A tick with little to book, as most are, takes one transaction before that of its answer; a repeat books none."""
+    await _lots(settings, database, 3, ended=DAY)
+    tick = _tick()
+    first, again = (Request(tick, "", tick.id, fingerprint(tick), tick.time, 0, offset) for offset in (0, 1))
+    job = ExpiryJob(load_catalogue(), settings.model_copy(update={"tick_step_lots": 2}))
+
+    left = [await job.step(database, Batch([each], read_to=LATEST)) for each in (first, first, again)]
+
+    assert [True, False, False] == left
+
+
 async def test_the_horizon_of_a_neighbour_that_never_read_is_one_that_an_answer_can_carry(
     cluster: Settings, database: Connection
 ) -> None:
@@ -242,7 +254,7 @@ async def test_a_tick_that_crashes_between_its_steps_goes_on_where_it_was(
 
     _judge(found)
     assert ["step", "answer"] == crashed
-    assert [0, 4, 8, 8, 12, 16, 20] == [lines for _, lines in steps.seen]
+    assert [0, 4, 8, 8, 12, 16, 20, 20] == [lines for _, lines in steps.seen]
 
 
 async def test_an_older_owner_cannot_commit_a_step(

@@ -1,6 +1,7 @@
 -- One bounded step of a tick: applies caps to lots that have come to their date, books the end of lots that ended up to
 -- the tick's horizon, tells holders what has fallen low, and announces lots that end soon. Returns the tick as it
--- stands: `booking` while a further step is due, `booked` when it is answered.
+-- stands: `booking` while a further step is due, `booked` when it is answered, `key_conflict` where another body had
+-- its id first.
 --
 -- Availability is a predicate, so nothing depends on when this runs: it turns what is already lost into lines. A step
 -- is a transaction of its own (the lane sees to that), so that sends of the same accounts wait for one step at most.
@@ -28,10 +29,14 @@ begin
     insert into ticks as t (
         partition, request_id, fingerprint, code, source_offset, as_of, horizon, lots, credits, complete, steps
     )
-    values (
-        p_tick.source_partition, p_tick.request_id, p_tick.fingerprint, 'booking', p_tick.source_offset, p_tick.as_of,
-        p_horizon, 0, 0, true, 0
-    )
+    select
+        p_tick.source_partition, p_tick.request_id, p_tick.fingerprint,
+        case when exists (
+            select from ticks as x
+            where x.partition = p_tick.source_partition and x.request_id = p_tick.request_id
+                and x.fingerprint <> p_tick.fingerprint
+        ) then 'key_conflict' else 'booking' end,
+        p_tick.source_offset, p_tick.as_of, p_horizon, 0, 0, true, 0
     on conflict do nothing;
     -- The horizon is that of its first step.
     select t.* into tick from ticks as t
