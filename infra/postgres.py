@@ -164,6 +164,7 @@ def create_pool(settings: Settings) -> AbstractAsyncContextManager[Pool]:
         settings.database_url.get_secret_value(),
         min_size=1,
         max_size=settings.database_connections,
+        max_queries=float("inf"),  # else each connection is renewed after 50,000: every few minutes, within a turn
         command_timeout=settings.database_timeout_seconds,
         timeout=settings.database_timeout_seconds,
         server_settings=_SERVER_SETTINGS | {"role": WORKER_ROLE},
@@ -207,8 +208,7 @@ def create_reader_pool(settings: Settings) -> AbstractAsyncContextManager[Pool]:
 async def _skip_reset(_: Any) -> None:  # noqa: ANN401 - a connection
     """Return a connection to the pool without a reset: the settings and locks of workers end with their transaction.
 
-    asyncpg would send `RESET ALL` and more each time, two more round trips for each batch. asyncpg rolls back an open
-    transaction in any case.
+    asyncpg would send `RESET ALL` and more, two more round trips for each batch. A transaction it rolls back anyway.
     """
 
 
