@@ -1,7 +1,6 @@
 """Which movement decides which event, and in what order a batch is decided."""
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from datetime import datetime
 
 from infra.postgres import Connection
 from schemas.billing import (
@@ -64,32 +63,18 @@ async def decide(
     """
     made = Call(connection, opened, catalogue, waited_for)
     entries = []
-    for turn in _turns(_with_caps(opened, await _caps_due(connection, opened))):
+    for turn in _turns(_with_caps(opened)):
         for movement, requests in turn.items():
             entries += await movement(made, requests)
     return entries
 
 
-async def _caps_due(connection: Connection, opened: Opened) -> dict[str, list[datetime]]:
-    """Return when lots of the batch's accounts came to their date whose cap was not applied yet: mostly nothing."""
-    if not opened.fresh:
-        return {}
-    rows = await connection.fetch(
-        "select account, granted_at from caps_due($1, $2)",
-        list(opened.accounts.values()),
-        max(request.as_of for request, _ in opened.fresh),
-    )
-    dates: dict[int, list[datetime]] = {}
-    for account, date in map(tuple, rows):
-        dates.setdefault(account, []).append(date)
-    return {name: dates[account] for name, account in opened.accounts.items() if account in dates} if dates else {}
-
-
-def _with_caps(opened: Opened, due: dict[str, list[datetime]]) -> Iterator[tuple[Fresh, Movement]]:
-    """Return each fresh request with its movement; before the first one at such a date or later, the caps.
+def _with_caps(opened: Opened) -> Iterator[tuple[Fresh, Movement]]:
+    """Return each fresh request with its movement; before the first one at a date of `caps_due` or later, the caps.
 
     After a period was granted in the batch itself, its lots may come to their dates too.
     """
+    due = dict(opened.caps_due)
     granted: set[str] = set()
     for item in opened.fresh:
         request, conflict = item

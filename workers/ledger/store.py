@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
+from infra.clock import EPOCH
 from infra.postgres import Connection
 from schemas.ids import DerivedId
 from workers.ledger.accounts import lock_accounts
@@ -18,23 +19,20 @@ from workers.ledger.model import Code, Entry, Place, Request, WorkerName
 from workers.ledger.original_ids import keep_original_ids, read_original_ids
 from workers.ledger.plans import Catalogue
 
-__all__ = [
-    "FUNCTIONS",
-    "Answer",
-    "Call",
-    "Fresh",
-    "Opened",
-    "answer_all",
-    "is_of",
-    "open_batch",
-    "split_at_repeats",
-]
+__all__ = ["FUNCTIONS", "Answer", "Call", "Fresh", "Opened", "answer_all", "is_of", "open_batch", "split_at_repeats"]
 
 FUNCTIONS = Path(__file__).parent / "sql"  # replaced on each `inmail migrate`
 
 Event = TypeVar("Event")
 Key = tuple[int, UUID]  # an account and a request id
 Fresh = tuple[Request[Any], bool]  # a request to decide; True where its id was used before with another body
+
+# In one round trip, since each turn waits for it, and mostly there is neither.
+_READ = """
+select null::bigint as account_with_cap, null::timestamptz as due, s.* from stored_answers($1, $2) as s
+union all
+select c.account, c.granted_at, (null::journal).* from caps_due($3, $4) as c
+"""
 
 
 class Answer(NamedTuple):
@@ -56,6 +54,7 @@ class Opened(NamedTuple):
     fresh: list[Fresh]  # in input order
     set_aside: list[Request[Any]]  # neither answered before nor to be decided
     same: dict[Place, Place]  # the place of a record that asks what a fresh one before it does, and that one's
+    caps_due: dict[str, list[datetime]]  # when lots came to their date whose cap was not applied yet: mostly nothing
     answers: dict[Place, list[Entry]]  # by the record's place; what was found, and later what is booked
     ended: set[Place]  # of records whose answer was found, and was booked at that place of a topic before this one
     original_ids: dict[Key, str]  # of requests that came by the id which is derived from these
@@ -92,7 +91,7 @@ async def open_batch(
     """
     accounts, own, elsewhere = await lock_accounts(connection, requests)
     asked = [request for request in requests if request.account_id in accounts] if elsewhere else requests
-    stored, not_final = await _find_stored(connection, worker, accounts, asked)
+    stored, not_final, caps_due = await _read(connection, worker, accounts, asked)
     if since and not_final:
         not_final = {place: each for place, each in not_final.items() if not _has_ended(each, since)}
     answers: dict[Place, list[Entry]] = {}
@@ -122,26 +121,37 @@ async def open_batch(
         set_aside += [each for each in requests if each.account_id in elsewhere and each.place not in answers]
     await keep_original_ids(connection, accounts, [request for request, _ in fresh])
     original_ids = await read_original_ids(connection, accounts, asked)
-    return Opened(worker, accounts, foreign, elsewhere, fresh, set_aside, same, answers, ended, original_ids)
+    return Opened(worker, accounts, foreign, elsewhere, fresh, set_aside, same, caps_due, answers, ended, original_ids)
 
 
-async def _find_stored(
+async def _read(
     connection: Connection, worker: WorkerName, accounts: Mapping[str, int], requests: Sequence[Request[Any]]
-) -> tuple[dict[Key, Entry], dict[Place, Entry]]:
-    """Return the final answers to requests; and those that are not, by the place of the record of each."""
+) -> tuple[dict[Key, Entry], dict[Place, Entry], dict[str, list[datetime]]]:
+    """Return the final answers to requests; those that are not, by the place of the record of each; and due caps.
+
+    Caps are those of the accounts, up to the latest time of the requests, each account's in order.
+    """
     found = await connection.fetch(
-        "select * from stored_answers($1, $2)",
+        _READ,
         [accounts[request.account_id] for request in requests],
         [request.request_id for request in requests],
+        list(accounts.values()),
+        max((request.as_of for request in requests), default=EPOCH),
     )
     stored: dict[Key, Entry] = {}
     not_final: dict[Place, Entry] = {}
-    for each in map(Entry._make, found):
+    dates: dict[int, list[datetime]] = {}
+    for account_with_cap, due, *columns in map(tuple, found):
+        if due is not None:
+            dates.setdefault(account_with_cap, []).append(due)
+            continue
+        each = Entry(*columns)
         if each.code != Code.BALANCE_NOT_CURRENT:
             stored[each.account, each.request_id] = each
         elif each.worker == worker:
             not_final[each.source_partition, each.source_offset] = each
-    return stored, not_final
+    caps_due = {name: sorted(dates[account]) for name, account in accounts.items() if account in dates} if dates else {}
+    return stored, not_final, caps_due
 
 
 def _sort(
