@@ -468,7 +468,7 @@ async def test_of_two_replicas_the_one_that_lags_gives_no_older_answer(
         return 9 if looks % 2 == 0 else await read_sequence(connection, account_id)
 
     monkeypatch.setattr(reader, "read_sequence", read_sequence_of_either)
-    async with serving(settings, api_wait_seconds=0.3) as client:
+    async with serving(settings, api_wait_seconds=1) as client:
         late = await client.get(f"/v1/accounts/alice/{path}?wait_for=9")
 
     assert looks > 1

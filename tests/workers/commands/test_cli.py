@@ -102,7 +102,6 @@ def test_a_help_text_has_the_width_of_the_terminal() -> None:
         "nonsense",
         "worker nobody",
         "publish /no/such/file.ndjson",
-        "results --request not-a-uuid",
         "statement alice --as-of yesterday",
         "dead-letters list --topic inmail.send-results",
         "dead-letters list --reason because",
