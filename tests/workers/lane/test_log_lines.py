@@ -104,9 +104,14 @@ async def _owner(
     producers = Mock(start=AsyncMock(side_effect=start), discard=AsyncMock())
     monkeypatch.setattr(turn, "TransactionPair", Mock(return_value=producers))
     monkeypatch.setattr(turn, "fence_producers", AsyncMock())
-    owner = LaneOwner(Work(SendJob(load_catalogue()), settings, Mock(health=Health(30))), Mock())
-    monkeypatch.setattr(owner, "_opening", Mock(read=read_rows, check_membership=AsyncMock(), open=open_all))
-    monkeypatch.setattr(owner, "_rows", Mock(acquire=acquire_rows, release=AsyncMock(return_value=True)))
+    job = SendJob(load_catalogue())
+    owner = LaneOwner(Work(job, settings, Mock(health=Health(30))), Mock())
+    rows = Mock(topic=SEND_REQUESTS, acquire=acquire_rows, release=AsyncMock(return_value=True))
+    begins = Opening(job, Mock(), rows, settings)
+    for name, stand_in in {"read": read_rows, "check_membership": AsyncMock(), "open": open_all}.items():
+        monkeypatch.setattr(begins, name, stand_in)
+    monkeypatch.setattr(owner, "_opening", begins)
+    monkeypatch.setattr(owner, "_rows", rows)
     owner.adopt(lanes)
     running = asyncio.create_task(owner.run())
     try:
