@@ -69,6 +69,7 @@ async def test_the_work_for_an_account_does_not_grow_with_its_closed_lots(databa
     await book.decide(*(book.activated(each, period_end=at("2030-02-01")) for each in (OLD, NEW, *others)))
     await database.execute(_CLOSE, book.now, CLOSED, origin, NEW)
     await database.execute("update accounts set newest_lot = 2000")  # numbers count in the order in which lots open
+    await database.execute("alter table lots set (autovacuum_enabled = false)")  # what it reads would be counted, too
     await database.execute("vacuum (analyze) lots")
 
     async def read(account: str) -> object:
