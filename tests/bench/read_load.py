@@ -190,10 +190,10 @@ def _path(number: int) -> str:
 
 
 def _of_known(kind: str, path: str, tag: str) -> str:
-    """Return the head of a read of an account whose tag the reader has; a tag begins with the account's sequence."""
+    """Return the head of a read of an account whose tag the reader has: its form, a sequence, an instant."""
     if kind == "balance, if changed":
         return f"GET {path}/balance HTTP/1.1\r\nIf-None-Match: {tag}\r\n"
-    sequence = tag.partition('"')[2].partition(".")[0]
+    sequence = tag.split(".")[1]
     return f"GET {path}/balance?wait_for={sequence} HTTP/1.1\r\n"
 
 

@@ -9,6 +9,8 @@ from tests.bench.books import account
 from tests.bench.figures import order_of
 from tests.bench.read_load import MIX, Waited, _Load
 from tests.bench.reads import _of_reads, _shares
+from workers.api.bodies import BalanceBody
+from workers.api.operations import body_version
 
 READS = 10_000
 
@@ -16,14 +18,15 @@ READS = 10_000
 async def test_the_reads_that_are_made_are_those_that_the_mix_says() -> None:
     """From the first tag on, whatever accounts have one: a conditional read without a tag would be a plain one."""
     load = _Load(0, [("member-000001", "a-request")])
-    load.note_tag(3, 'W/"7.0"')
+    tag = f'W/"{body_version(BalanceBody)}.7.0"'
+    load.note_tag(3, tag)
     made = list(islice(load.requests(seed=1), READS))
     kinds = Counter(request.kind for request in made)
 
     assert {kind: pytest.approx(share, abs=0.02) for kind, share in MIX.items()} == {
         kind: count / READS for kind, count in kinds.items()
     }
-    assert kinds["balance, if changed"] == sum('If-None-Match: W/"7.0"' in request.head for request in made)
+    assert kinds["balance, if changed"] == sum(f"If-None-Match: {tag}" in request.head for request in made)
     assert kinds["balance, wait_for"] == sum(f"{account(3)}/balance?wait_for=7 " in request.head for request in made)
 
 
