@@ -7,18 +7,17 @@ import argparse
 import asyncio
 import json
 import logging
-import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
 
-from infra.clock import utc_now
 from infra.local.stack import LocalStack
 from tests.cluster.judge import ALLOWED_SECONDS, POSTGRES, Answers, Kill
 from tests.cluster.kills import random_servers, run
 from tests.cluster.servers import Disturbance, random_events, run_servers
+from tests.measured import day_and_commit
 from workers.local.up import stack_settings
 
 FILE = Path(__file__).parents[2] / "build" / "cluster.json"
@@ -91,10 +90,8 @@ def main() -> None:
 
 def _options(given: argparse.Namespace) -> dict[str, object]:
     """Return what the page says of a run beside its result: its settings, its day and its commit."""
-    argv = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(argv, cwd=FILE.parents[1], capture_output=True, text=True, check=True).stdout.strip()
     asked = {name: getattr(given, name) for name in ("rate", "partitions", "members", "seed")}
-    return asked | {"day": f"{utc_now():%Y-%m-%d}", "commit": commit}
+    return asked | day_and_commit()
 
 
 def _run_servers(given: argparse.Namespace) -> bool:

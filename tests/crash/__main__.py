@@ -3,9 +3,7 @@
 import argparse
 import asyncio
 import logging
-import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
@@ -16,6 +14,7 @@ from tests.crash.broken import BROKEN
 from tests.crash.matrix import crash_settings, crash_stack, run
 from tests.crash.points import POINTS, Kind, cells
 from tests.crash.result import Order, Result, show, summary, write
+from tests.measured import day_and_commit
 from tests.versions.binaries import KAFKA, kafka_lock
 
 FILE = Path(__file__).parents[2] / "build" / "crash.json"
@@ -60,16 +59,6 @@ async def _run(order: Order, given: argparse.Namespace, out: Console) -> Result:
         return await run(stack, crash_settings(stack, given.partitions), order, LOGS, report)
 
 
-def _commit() -> str:
-    """Return which commit is measured; the workers' code is read at their starts, so change nothing meanwhile."""
-    argv = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(argv, cwd=FILE.parents[1], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _now() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%d}"
-
-
 def main() -> None:
     """Run, print, write."""
     given = _arguments()
@@ -90,7 +79,7 @@ def main() -> None:
     result = asyncio.run(_run(order, given, out))
     # docs/crash-matrix.md is rendered from the file of the project's own version, and of one broker.
     forms = [f"kafka-{given.kafka}"] * bool(given.kafka) + [f"brokers-{given.brokers}"] * (given.brokers > 1)
-    setup = {"partitions": given.partitions, "brokers": given.brokers, "commit": _commit(), "ended": _now()}
+    setup = {"partitions": given.partitions, "brokers": given.brokers} | day_and_commit()
     write(result, FILE.with_stem("-".join([FILE.stem, *forms])), setup)
     show(result, out)
     out.print(summary(result))

@@ -29,7 +29,7 @@ This page is rendered from a run by `python -m tests.crash.table`.
 ## What the run found
 
 {faults:,} faults in {seconds:,} s, seed {seed}; {requests:,} input records, {answers:,} events read. The run of commit
-{setup[commit]} ended on {setup[ended]}: {setup[partitions]} partitions a topic, two workers of each
+{setup[commit]} ended on {setup[day]}: {setup[partitions]} partitions a topic, two workers of each
 kind, brokers: {setup[brokers]}. {beside}Servers were killed {servers}; a kill of a server that met a worker of each job
 counts as a fault of each. {ends} workers ended by themselves on a fault, as a supervisor's restart mends, and were
 replaced.{restarts}

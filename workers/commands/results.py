@@ -2,12 +2,12 @@
 
 from contextlib import aclosing
 from typing import Annotated
-from uuid import UUID
 
 import typer
 
 from infra.settings import Settings
 from infra.terminal import console, error_console
+from schemas.content_modes import parse_uuid
 from workers.commands.options import check_account_id
 from workers.commands.running import run_command
 from workers.commands.views.results import show_result
@@ -38,7 +38,7 @@ def results_command(  # noqa: PLR0913 - one parameter an option
     following = follow or from_end
     if following and last is not None:
         raise typer.BadParameter("has an end: leave out --follow and --from-end", param_hint="--last")
-    selection = ResultFilter(account, _parse_id(request), letters, ticks)
+    selection = ResultFilter(account, request and (parse_uuid(request) or request), letters, ticks)
 
     async def run(settings: Settings) -> None:
         if last is not None:
@@ -56,10 +56,3 @@ def results_command(  # noqa: PLR0913 - one parameter an option
             error_console().print("No results.")  # not among them: whoever counts lines counts results
 
     run_command(run, following=following)
-
-
-def _parse_id(id_: str | None) -> UUID | str | None:
-    try:
-        return None if id_ is None else UUID(id_)
-    except ValueError:
-        return id_
