@@ -3,6 +3,9 @@
 Ours is the send worker as a user runs it; the baseline is `naive.py` as a process of its own. Both start on a copy of
 the same books and at the same place of the same topic; every result is counted afterwards. Then the producer sends
 everything once more, as one does that never got its acknowledgement, and the worker finds every answer again.
+
+The bound is `relay.py`, which drains the same requests: what Kafka and its client leave to a process that decodes,
+decides and stores nothing.
 """
 
 from collections.abc import Callable
@@ -12,6 +15,7 @@ from tests.bench.books import Databases, sends, stack_settings
 from tests.bench.draining import OURS, Drained, Form, drain, input_ends, publish
 from tests.bench.figures import Figure, of_rounds
 from tests.bench.naive import GROUP as NAIVE_GROUP
+from tests.bench.relay import GROUP as RELAY_GROUP
 from workers.ops.topics.plan import apply_topics, plan_topics
 
 __all__ = ["run"]
@@ -21,6 +25,7 @@ REQUESTS = 200_000
 NAIVE_REQUESTS = 2_000
 
 _NAIVE = Form(NAIVE_GROUP, ["-m", "tests.bench.naive", f"{NAIVE_REQUESTS}"], ends_by_itself=True)
+_RELAY = Form(RELAY_GROUP, ["-m", "tests.bench.relay"])
 
 
 async def run(stack: LocalStack, databases: Databases, report: Callable[[str], None]) -> list[Figure]:
@@ -30,6 +35,7 @@ async def run(stack: LocalStack, databases: Databases, report: Callable[[str], N
     ours: list[Drained] = []
     naive: list[Drained] = []
     again: list[Drained] = []
+    bound: list[Drained] = []
     for number in range(1, ROUNDS + 1):
         report(f"drain_end_to_end: round {number} of {ROUNDS}, {REQUESTS:,} requests")
         requests = sends(REQUESTS, seed=number)
@@ -43,7 +49,10 @@ async def run(stack: LocalStack, databases: Databases, report: Callable[[str], N
             begin = await input_ends(settings)
             await publish(settings, requests)
             again.append(await drain(stack, books, OURS, begin, REQUESTS))
-    return [*_drained(ours, naive), *_redelivered(again, ours)]
+        async with databases.one() as books:
+            report(f"the relay: round {number} of {ROUNDS}")
+            bound.append(await drain(stack, books, _RELAY, begin, REQUESTS))
+    return [*_drained(ours, naive), *_redelivered(again, ours), *_bound(ours, again, bound)]
 
 
 def _drained(ours: list[Drained], naive: list[Drained]) -> list[Figure]:
@@ -71,4 +80,23 @@ def _redelivered(again: list[Drained], first: list[Drained]) -> list[Figure]:
             "redelivery (drain_end_to_end)", "sends/s", *([each.rate for each in form] for form in (again, first)), {}
         ),
         of_rounds("redelivery (drain_end_to_end), CPU", "us/send", *cpu, {"cpu_us": [each.cpu for each in again]}),
+    ]
+
+
+def _bound(first: list[Drained], again: list[Drained], bound: list[Drained]) -> list[Figure]:
+    """Return what of the relay's pace is left, and the CPU time of the worker's process beside the relay's."""
+    return [
+        figure
+        for name, form in (("drain_end_to_end", first), ("redelivery", again))
+        for figure in (
+            of_rounds(
+                f"{name}, beside the relay", "sends/s", *([each.rate for each in runs] for runs in (form, bound)), {}
+            ),
+            of_rounds(
+                f"{name}, CPU of the process beside the relay's",
+                "us/send",
+                *([each.cpu["worker"] for each in runs] for runs in (form, bound)),
+                {},
+            ),
+        )
     ]
