@@ -13,7 +13,7 @@ from infra.kafka.clients import admin_client
 from infra.local.stack import LocalStack
 from schemas.catalogue import CATALOGUE, CREDIT_EVENTS, SEND_RESULTS
 from tests.crash.books import Books
-from tests.crash.load import Inputs, refuse_results
+from tests.crash.load import Inputs, Load, refuse_results
 from tests.crash.member import Member
 from tests.crash.points import POINTS, Cell, Kind, Phase, Trigger
 from tests.crash.process import SESSION_SECONDS, Start, application
@@ -26,6 +26,8 @@ _REACH_SECONDS = 8.0
 _LOOK_SECONDS = 0.25
 _REFUSED_SECONDS = 0.7
 _BESIDE_SECONDS = 0.4  # before a kill: beside what stands, as the publishing of a turn, the next turn is stored
+_MOST_WITHIN = 3  # awaits of one call, of which a worker stands at one
+_HURRIED = 50  # records more at once, for each look at who stands
 _EFFECT_SECONDS = 12.0  # for a fault to show: a takeover takes a session, a rebalance and the opening of all lanes
 _TOPICS = {(row.group or "").removeprefix("inmail-"): row.topic for row in CATALOGUE if row.group}
 
@@ -38,6 +40,7 @@ class Surroundings(NamedTuple):
     stack: LocalStack
     books: Books
     inputs: Inputs
+    load: Load
     dice: Random
     frozen_seconds: float | None = None  # how long a zombie sleeps; None: until others have its partitions
 
@@ -67,9 +70,8 @@ class Group(Supervised):
         point = POINTS[cell.point]
         for _ in range(_TRIES):
             self.ensure()
-            count = self._around.dice.randint(1, 3) if point.trigger is Trigger.WORK else 1
-            armed = (cell.point, cell.phase, count)
-            if point.trigger is Trigger.RETENTION and not await self._remove_input():
+            armed = (cell.point, cell.phase, self._draw_count(cell))
+            if point.trigger in {Trigger.DOUBT, Trigger.RETENTION} and not await self._leave_unpublished(point.trigger):
                 continue
             for member in self._members:
                 if member.is_free:
@@ -80,9 +82,16 @@ class Group(Supervised):
                 return standing
         raise NotMadeError("nobody came to the point in time")
 
+    def _draw_count(self, cell: Cell) -> int:
+        """Return the how manyeth time a worker stands there; within a call, at the how manyeth await of it."""
+        if cell.phase is Phase.WITHIN:
+            return self._around.dice.randint(1, _MOST_WITHIN)
+        is_passed_often = POINTS[cell.point].trigger in {Trigger.WORK, Trigger.BACKLOG}
+        return self._around.dice.randint(1, 3) if is_passed_often else 1
+
     async def _first(self, armed: tuple[str, Phase, int], trigger: Trigger) -> Member | None:
         """Do what brings members to a point, and return the first that stands."""
-        if trigger in (Trigger.JOIN, Trigger.RETENTION):
+        if trigger in {Trigger.JOIN, Trigger.DOUBT, Trigger.RETENTION}:
             self.join(armed)
         elif trigger is Trigger.LEAVE:
             self._dismiss(self._members[0])
@@ -90,6 +99,8 @@ class Group(Supervised):
         while monotonic() < deadline:
             if trigger is Trigger.SUCCEED:
                 await self._around.books.succeed(self.name)
+            elif trigger is Trigger.BACKLOG:
+                self._around.load.hurry(_HURRIED)
             candidates = self._members + [each for each, _ in self._leavers]
             waits = [asyncio.create_task(each.stands.wait()) for each in candidates if not each.gone.is_set()]
             await asyncio.wait(waits or [asyncio.create_task(asyncio.sleep(_LOOK_SECONDS))],
@@ -105,8 +116,11 @@ class Group(Supervised):
                 self.join(armed)
         return None
 
-    async def _remove_input(self) -> bool:
-        """Kill an owner between its two commits, and let retention take what it stored and did not publish."""
+    async def _leave_unpublished(self, trigger: Trigger) -> bool:
+        """Kill an owner between its two commits, and let retention take what it left if that is asked for.
+
+        Return whether something was left, or taken.
+        """
         armed = ("confirm", Phase.BEFORE, 1)
         for member in self._members:
             if member.is_free:
@@ -115,14 +129,16 @@ class Group(Supervised):
         self._disarm(standing)
         if standing is None:
             return False
-        try:
-            removed = await self._around.inputs.remove_unpublished(self.name, self.topic)
-        except (KafkaError, TimeoutError):  # a broker that was killed a moment ago may not know yet
-            removed = False
+        is_left = True
+        if trigger is Trigger.RETENTION:
+            try:
+                is_left = await self._around.inputs.remove_unpublished(self.name, self.topic)
+            except (KafkaError, TimeoutError):  # a broker that was killed a moment ago may not know yet
+                is_left = False
         await standing.kill()
         if standing in self._members:
             self._members.remove(standing)
-        return removed
+        return is_left
 
     def _disarm(self, standing: Member | None) -> None:
         """Let all go on but the one that a fault is to meet."""
@@ -163,6 +179,8 @@ class Group(Supervised):
                 await self._rebalance(member)
             case Kind.REFUSED:
                 await self._refuse(member)
+            case Kind.CANCELLED:
+                await self._cancel(member)
             case _:
                 raise ValueError(kind)
 
@@ -215,6 +233,15 @@ class Group(Supervised):
             await asyncio.sleep(_LOOK_SECONDS)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(member.revoking.wait(), SESSION_SECONDS / 2)
+
+    async def _cancel(self, member: Member) -> None:
+        """Let the group ask for the lanes of the one that stands in their opening, until that was cancelled there."""
+        member.cancelled.clear()
+        await self._rebalance(member)
+        try:
+            await asyncio.wait_for(member.cancelled.wait(), _EFFECT_SECONDS)
+        except TimeoutError:
+            raise NotMadeError("no opening was cancelled") from None
 
     async def _member_ids(self) -> set[str]:
         """Ask the group's coordinator for the ids of its members: whoever comes or goes makes it rebalance."""

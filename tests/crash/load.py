@@ -60,11 +60,16 @@ class Load:
         self._records = simulate_records(population(seed))
         self._rate = rate
         self._stopped = asyncio.Event()
+        self._hurried = 0
         self.published = 0
 
     def stop(self) -> None:
         """Publish nothing more."""
         self._stopped.set()
+
+    def hurry(self, records: int) -> None:
+        """Publish the next so many at once, beyond the rate."""
+        self._hurried = records
 
     async def run(self) -> None:
         """Publish until stopped; what a lost broker did not take may be published twice, and is then there twice."""
@@ -91,6 +96,9 @@ class Load:
             if len(deliveries) > _UNACKNOWLEDGED:
                 await asyncio.gather(*deliveries)
                 deliveries.clear()
+            if self._hurried:
+                self._hurried -= 1
+                continue
             due = max(due + 1 / self._rate, clock() - _CATCH_UP_SECONDS)
             await asyncio.sleep(max(0.0, due - clock()))
         await asyncio.gather(*deliveries)

@@ -88,10 +88,9 @@ async def run(stack: LocalStack, settings: Settings, order: Order, logs: Path, r
     await books.prepare()
     since = await log_ends(settings)
     await apply_topics(settings, await plan_topics(settings))
-    inputs = Inputs(settings, books)
-    around = Surroundings(stack, books, inputs, Random(order.seed), order.frozen_seconds)  # noqa: S311 - a workload
+    inputs, load = Inputs(settings, books), Load(settings, order.seed, order.rate)
+    around = Surroundings(stack, books, inputs, load, Random(order.seed), order.frozen_seconds)  # noqa: S311 - a workload
     groups = {job: Group(Start(job, settings, logs / f"{job}.log", None, order.broken), around) for job in JOBS}
-    load = Load(settings, order.seed, order.rate)
     watch = Watch(books, logs / "faults.log")
     names = [group.name for group in groups.values()]
 

@@ -31,6 +31,14 @@ class Member:
         self.stands = asyncio.Event()
         self.revoking = asyncio.Event()
         self.refused = asyncio.Event()
+        self.joined = asyncio.Event()  # its group has let it in
+        self.cancelled = asyncio.Event()  # where it stood, within a call
+        self._told = {
+            "revoking": self.revoking,
+            "refused": self.refused,
+            "joined": self.joined,
+            "cancelled": self.cancelled,
+        }
         self.gone = asyncio.Event()
         self._cut: asyncio.Future[int] | None = None
         self._armed = armed
@@ -112,10 +120,8 @@ class Member:
                 match word:
                     case "at" if self._armed is not None:
                         self.stands.set()
-                    case "revoking":
-                        self.revoking.set()
-                    case "refused":
-                        self.refused.set()
+                    case _ if word in self._told:
+                        self._told[word].set()
                     case "ready":
                         self._is_ready = True
                         if self.leaving:
