@@ -71,6 +71,10 @@ class Books:
         rows = await self.fetch("select consumer_group, partition, coalesce(next_offset, 0) as at from lanes")
         return {(row["consumer_group"], row["partition"]): row["at"] for row in rows}
 
+    async def stored_by(self, group: str) -> dict[int, int]:
+        """Return how far the outcomes of each of a group's lanes are stored."""
+        return {partition: at for (name, partition), at in (await self.stored()).items() if name == group}
+
     async def succeed(self, group: str) -> None:
         """Raise the epochs of a group's lanes, as newer owners would. One whose owner is at work is passed over."""
         await self.fetch(

@@ -14,21 +14,27 @@ from infra.local.stack import LocalStack
 from schemas.catalogue import CATALOGUE, CREDIT_EVENTS, SEND_RESULTS
 from tests.crash.books import Books
 from tests.crash.load import Inputs, Load, refuse_results
-from tests.crash.member import Member
+from tests.crash.member import Armed, Member
 from tests.crash.points import POINTS, Cell, Kind, Phase, Trigger
 from tests.crash.process import SESSION_SECONDS, Start, application
 from tests.crash.supervised import MEMBERS, Supervised
 
 __all__ = ["Group", "NotMadeError", "Surroundings"]
 
+# Of a try; each further one takes twice as long as the one before, as a rebalance and the opening of all lanes may on a
+# busy machine: to begin it anew every 8 s would keep a worker from ever coming to its end.
+_REACH_SECONDS, _LONGEST_SECONDS = 8.0, 32.0
 _TRIES = 3
-_REACH_SECONDS = 8.0
+# Where the group has stored nothing during the last: nobody comes anywhere before a coordinator that has given up is
+# started again, after a minute (`coordinators.py`). A point that nobody comes to in a group that works is no such one.
+_TRIES_STANDING = 5
 _LOOK_SECONDS = 0.25
 _REFUSED_SECONDS = 0.7
 _BESIDE_SECONDS = 0.4  # before a kill: beside what stands, as the publishing of a turn, the next turn is stored
-_MOST_WITHIN = 3  # awaits of one call, of which a worker stands at one
+_MOST_WITHIN = 2  # awaits of one call, of which a worker stands at one
 _HURRIED = 50  # records more at once, for each look at who stands
-_EFFECT_SECONDS = 12.0  # for a fault to show: a takeover takes a session, a rebalance and the opening of all lanes
+_JOINED_SECONDS = 5.0
+_EFFECT_SECONDS = 30.0  # for a fault to show: a takeover takes a session, a rebalance and the opening of all lanes
 _TOPICS = {(row.group or "").removeprefix("inmail-"): row.topic for row in CATALOGUE if row.group}
 
 _RESULTS = {"send": SEND_RESULTS, "billing": CREDIT_EVENTS, "expiry": CREDIT_EVENTS}
@@ -64,38 +70,51 @@ class Group(Supervised):
         """Bring a member to a point and return it as it stands there.
 
         Raises:
-            NotMadeError: when none came in time, three times.
+            NotMadeError: when none came in time, three times and more.
 
         """
-        point = POINTS[cell.point]
-        for _ in range(_TRIES):
-            self.ensure()
-            armed = (cell.point, cell.phase, self._draw_count(cell))
-            if point.trigger in {Trigger.DOUBT, Trigger.RETENTION} and not await self._leave_unpublished(point.trigger):
-                continue
-            for member in self._members:
-                if member.is_free:
-                    member.arm(armed)
-            standing = await self._first(armed, point.trigger)
-            self._disarm(standing)
+        tries = 0
+        while True:
+            stored = await self._around.books.stored_by(self.name)
+            armed = (cell.point, cell.phase, self._draw_count(cell, tries))
+            standing = await self._try_to_reach(armed, min(_REACH_SECONDS * 2**tries, _LONGEST_SECONDS))
             if standing is not None:
                 return standing
-        raise NotMadeError("nobody came to the point in time")
+            tries += 1
+            stands = await self._around.books.stored_by(self.name) == stored
+            if tries >= (_TRIES_STANDING if stands else _TRIES):
+                raise NotMadeError("nobody came to the point in time")
 
-    def _draw_count(self, cell: Cell) -> int:
-        """Return the how manyeth time a worker stands there; within a call, at the how manyeth await of it."""
+    async def _try_to_reach(self, armed: Armed, seconds: float) -> Member | None:
+        self.ensure()
+        trigger = POINTS[armed[0]].trigger
+        leaves_some = trigger in {Trigger.DOUBT, Trigger.RETENTION}
+        if leaves_some and not await self._leave_unpublished(trigger, seconds):
+            return None
+        for member in self._members:
+            if member.is_free:
+                member.arm(armed)
+        standing = await self._first(armed, trigger, seconds)
+        self._disarm(standing)
+        return standing
+
+    def _draw_count(self, cell: Cell, tries: int) -> int:
+        """Return the how manyeth time a worker stands there; within a call, at the how manyeth await of it.
+
+        The first try may ask for one more than there are.
+        """
         if cell.phase is Phase.WITHIN:
-            return self._around.dice.randint(1, _MOST_WITHIN)
+            return 1 if tries else self._around.dice.randint(1, _MOST_WITHIN)
         is_passed_often = POINTS[cell.point].trigger in {Trigger.WORK, Trigger.BACKLOG}
         return self._around.dice.randint(1, 3) if is_passed_often else 1
 
-    async def _first(self, armed: tuple[str, Phase, int], trigger: Trigger) -> Member | None:
-        """Do what brings members to a point, and return the first that stands."""
+    async def _first(self, armed: Armed, trigger: Trigger, seconds: float) -> Member | None:
+        """Do what brings members to a point, and return the first that stands within the time."""
         if trigger in {Trigger.JOIN, Trigger.DOUBT, Trigger.RETENTION}:
             self.join(armed)
         elif trigger is Trigger.LEAVE:
             self._dismiss(self._members[0])
-        deadline = monotonic() + _REACH_SECONDS
+        deadline = monotonic() + seconds
         while monotonic() < deadline:
             if trigger is Trigger.SUCCEED:
                 await self._around.books.succeed(self.name)
@@ -116,7 +135,7 @@ class Group(Supervised):
                 self.join(armed)
         return None
 
-    async def _leave_unpublished(self, trigger: Trigger) -> bool:
+    async def _leave_unpublished(self, trigger: Trigger, seconds: float) -> bool:
         """Kill an owner between its two commits, and let retention take what it left if that is asked for.
 
         Return whether something was left, or taken.
@@ -125,7 +144,7 @@ class Group(Supervised):
         for member in self._members:
             if member.is_free:
                 member.arm(armed)
-        standing = await self._first(armed, Trigger.WORK)
+        standing = await self._first(armed, Trigger.WORK, seconds)
         self._disarm(standing)
         if standing is None:
             return False
@@ -194,7 +213,12 @@ class Group(Supervised):
             raise NotMadeError("no connection to Postgres was open")
 
     async def _freeze(self, member: Member) -> None:
-        """Stop a process past its session, until others have its partitions; or for as long as is asked."""
+        """Stop a process past its session, until others have its partitions; or for as long as is asked.
+
+        One that stands before it has joined its group joins it first: nobody would take anything over from it.
+        """
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(member.joined.wait(), _JOINED_SECONDS)
         before = await self._around.books.epochs(self.name)
         member.signal(signal.SIGSTOP)
         try:
@@ -244,7 +268,20 @@ class Group(Supervised):
             raise NotMadeError("no opening was cancelled") from None
 
     async def _member_ids(self) -> set[str]:
-        """Ask the group's coordinator for the ids of its members: whoever comes or goes makes it rebalance."""
+        """Return the ids of the group's members: whoever comes or goes makes it rebalance.
+
+        A coordinator that a broker's kill has moved, or that is loading, is asked again.
+        """
+        deadline = monotonic() + _EFFECT_SECONDS
+        while True:
+            try:
+                return await self._ask_member_ids()
+            except KafkaError:
+                if monotonic() > deadline:
+                    raise
+                await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _ask_member_ids(self) -> set[str]:
         async with admin_client(self._start.settings) as admin:
             (response,) = await admin.describe_consumer_groups([self.name])
         error, *_, members = response.groups[0][:6]

@@ -191,13 +191,17 @@ async def _kill_server(
                 watch.disturb(group)
                 busy.enter_context(group.busy())
             standing = await asyncio.gather(*(_reach(group, cell, result) for cell, group in cells.items()))
-            before = [await watch.before(group) for group in cells.values()]
+            met = []
+            for (cell, group), member in zip(cells.items(), standing, strict=True):
+                if member is not None and member.gone.is_set():  # those of the other jobs took too long to come
+                    result.miss(cell, "the worker at the point had ended")
+                elif member is not None:
+                    met.append((cell, member, await watch.before(group)))
             await asyncio.to_thread(*((stack.kill_kafka, node) if is_broker else (stack.kill_postgres,)))
-            for cell, member, moment in zip(cells, standing, before, strict=True):
-                if member is not None:
-                    result.faults[cell] += 1
-                    member.go()
-                    watch.expect(cell, moment, member.pid)
+            for cell, member, moment in met:
+                result.faults[cell] += 1
+                member.go()
+                watch.expect(cell, moment, member.pid)
         result.server_kills[stage.server or ""] += 1
         await asyncio.to_thread(*((stack.start_kafka, node) if is_broker else (stack.start_postgres,)))
     if result.server_kills.total() % _LET_RECOVER == 0:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from tests.crash.points import Phase
 from tests.crash.process import Start, main
 
-__all__ = ["Member"]
+__all__ = ["Armed", "Member"]
 
 # The process that workers are forked from imports all of it once: a start then costs 0.1 s.
 _FORK = multiprocessing.get_context("forkserver")
@@ -17,7 +17,7 @@ _FORK.set_forkserver_preload(["tests.crash.process"])
 
 _CUT_SECONDS = 5.0
 
-Armed = tuple[str, Phase, int]  # a point, before or after it, and the how manyeth time
+Armed = tuple[str, Phase, int]  # a point, where at it, and the how manyeth time, or await within it
 
 
 class Member:
