@@ -24,6 +24,7 @@ class Member:
     """One worker process: armed, met by a fault, let go."""
 
     def __init__(self, start: Start, armed: Armed | None) -> None:
+        self.start = start
         self._pipe, theirs = _FORK.Pipe()
         self._process = _FORK.Process(target=main, args=(replace(start, armed=armed), theirs), daemon=True)
         self._process.start()
