@@ -28,7 +28,9 @@ _TRIES = 3
 _TRIES_STANDING = 5
 LOOK_SECONDS = 0.25  # between two looks at what members do
 _MOST_WITHIN = 2  # awaits of one call, of which a worker stands at one
-_HURRIED = 50  # records more at once, for each look at who stands
+# Records at once, and from one such moment to the next: the lane that is to wait has to have caught up with the last.
+# Then it is at a tick at once, while those that it waits for gather what came. Of steady load, ticks come last.
+_HURRIED, _HURRY_SECONDS = 50, 1.5
 _TOPICS = {(row.group or "").removeprefix("inmail-"): row.topic for row in CATALOGUE if row.group}
 
 
@@ -90,8 +92,7 @@ class Approach(Supervised):
         """
         if cell.phase is Phase.WITHIN:
             return 1 if tries else self._around.dice.randint(1, _MOST_WITHIN)
-        is_passed_often = POINTS[cell.point].trigger in {Trigger.WORK, Trigger.BACKLOG}
-        return self._around.dice.randint(1, 3) if is_passed_often else 1
+        return self._around.dice.randint(1, 3) if POINTS[cell.point].trigger is Trigger.WORK else 1
 
     async def _arm_until_one_stands(
         self, armed: Armed, trigger: Trigger, start: Start | None, seconds: float
@@ -111,11 +112,12 @@ class Approach(Supervised):
             self.join(armed, start)
         elif trigger is Trigger.LEAVE and (free := self._free(start)):
             self._dismiss(free[0])
-        deadline = monotonic() + seconds
+        hurry_at, deadline = monotonic(), monotonic() + seconds
         while monotonic() < deadline:
             if trigger is Trigger.SUCCEED:
                 await self._around.books.succeed(self.name)
-            elif trigger is Trigger.BACKLOG:
+            elif trigger is Trigger.BACKLOG and monotonic() >= hurry_at:
+                hurry_at = monotonic() + _HURRY_SECONDS
                 self._around.load.hurry(_HURRIED)
             candidates = self._members + [each for each, _ in self._leavers]
             waits = [asyncio.create_task(each.stands.wait()) for each in candidates if not each.gone.is_set()]
