@@ -24,7 +24,9 @@ def _starts(count: int = 1) -> list[Start]:
 
 
 @pytest.mark.parametrize(("stored", "seconds"), [([1, 2], [8, 16, 32]), ([1, 1], [8, 16, 32, 32, 32])])
-async def test_a_group_that_stands_is_waited_for_longer(stored: list[int], seconds: list[float]) -> None:
+async def test_a_group_that_stands_is_waited_for_longer(
+    monkeypatch: pytest.MonkeyPatch, stored: list[int], seconds: list[float]
+) -> None:
     """Its coordinator is started again after a minute; a point that nobody comes to meanwhile is missed sooner."""
     books = AsyncMock()
     books.stored_by.side_effect = [{0: at} for at in stored] * 5
@@ -34,7 +36,7 @@ async def test_a_group_that_stands_is_waited_for_longer(stored: list[int], secon
     async def nobody(_armed: Any, _start: Any, limit: float) -> None:
         tried.append(limit)
 
-    group._try_to_reach = nobody  # type: ignore[method-assign,assignment]
+    monkeypatch.setattr(group, "_try_to_reach", nobody)
     with pytest.raises(NotMadeError, match="nobody came"):
         await group.reach(_CELL)
 
@@ -66,9 +68,10 @@ def test_each_server_keeps_its_workers_and_one_more_leaves(monkeypatch: pytest.M
 async def test_books_are_those_of_all_servers_or_of_all_but_one() -> None:
     """A server that is away keeps nobody from asking the others."""
     books = Books(Settings())
-    books._servers = [AsyncMock(), AsyncMock()]
-    for number, server in enumerate(books._servers):
-        server.ask.return_value = [{"consumer_group": "inmail-send", "partition": number, "at": 5 + number}]  # type: ignore[attr-defined]
+    servers = [AsyncMock(), AsyncMock()]
+    for number, server in enumerate(servers):
+        server.ask.return_value = [{"consumer_group": "inmail-send", "partition": number, "at": 5 + number}]
+    books._servers = [*servers]
 
     assert {("inmail-send", 0): 5, ("inmail-send", 1): 6} == await books.stored()
     assert {("inmail-send", 0): 5} == await books.stored(but=2)
