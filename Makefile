@@ -164,7 +164,7 @@ sizing: $(STAMP) ## Measure what a send costs at 4, 12 and 48 partitions and 1 t
 	$(BIN)/python -m tests.bench.sizing_page --beside "$(BESIDE)"
 
 .PHONY: crash
-crash: $(STAMP) ## Let each fault meet a worker at each await of the lane: 1,655 in random order, those that begin within an hour: build/crash.json
+crash: $(STAMP) ## Let each fault meet a worker at each await of the lane: 1,792 in random order, those that begin within an hour: build/crash.json
 	TESTS=all CRASH=all $(BIN)/python -m pytest tests/crash -k "without_a_protection or with_the_protection"
 	$(BIN)/python -m tests.crash
 

@@ -74,8 +74,8 @@ alone, `░` what came on top. Where Postgres is killed, requests are taken all 
 """
 _END = """
 `make test` kills a broker so, and `make test-all` Postgres and one of two servers too; `python -m tests.crash
---brokers 3` is the [crash matrix](crash-matrix.md) on such a cluster. This page is rendered from runs by
-`make cluster-render`.
+--brokers 3`, or with `--databases 2`, is the [crash matrix](crash-matrix.md) on such a cluster. This page is rendered
+from runs by `make cluster-render`.
 """
 
 

@@ -29,9 +29,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="*", default=[], choices=[*map(str, Kind)], metavar="KIND")
     parser.add_argument("--minutes", type=float, default=60.0, help="no fault begins later")
     parser.add_argument("--rate", type=float, default=40.0, help="records a second")
-    parser.add_argument("--partitions", type=int, default=12, help="of each topic, worked by two workers each")
+    parser.add_argument("--partitions", type=int, default=12, help="of each topic; two workers of each server")
     parser.add_argument("--kafka", choices=KAFKA, metavar="VERSION", help=f"of the broker: one of {', '.join(KAFKA)}")
     parser.add_argument("--brokers", type=int, default=1, choices=[1, 3, 5], help="of which one is killed at a time")
+    parser.add_argument("--databases", type=int, default=1, choices=[1, 2, 3], help="of which one is killed at a time")
     parser.add_argument(
         "--freeze", type=float, metavar="SECONDS", help="how long a frozen worker sleeps, whoever has its lanes"
     )
@@ -42,7 +43,8 @@ def _arguments() -> argparse.Namespace:
 async def _run(order: Order, given: argparse.Namespace, out: Console) -> Result:
     columns = (TextColumn("{task.completed:,} of {task.total:,} faults"), BarColumn(), TimeElapsedColumn(),
                TextColumn("left:"), TimeRemainingColumn())  # fmt: skip
-    stack = crash_stack(lambda _: None, given.brokers, kafka_lock(given.kafka) if given.kafka else None)
+    lock = kafka_lock(given.kafka) if given.kafka else None
+    stack = crash_stack(lambda _: None, given.brokers, lock, databases=given.databases)
     began, told = monotonic(), [0]
     with stack, Progress(*columns, console=out, disable=not out.is_terminal) as bar:
         task = bar.add_task("faults", total=order.faults)
@@ -77,9 +79,10 @@ def main() -> None:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a killed broker is meant to be missed
     LOGS.mkdir(parents=True, exist_ok=True)
     result = asyncio.run(_run(order, given, out))
-    # docs/crash-matrix.md is rendered from the file of the project's own version, and of one broker.
+    # docs/crash-matrix.md is rendered from the file of the project's own version, of one broker and one database.
     forms = [f"kafka-{given.kafka}"] * bool(given.kafka) + [f"brokers-{given.brokers}"] * (given.brokers > 1)
-    setup = {"partitions": given.partitions, "brokers": given.brokers} | day_and_commit()
+    forms += [f"databases-{given.databases}"] * (given.databases > 1)
+    setup = {name: getattr(given, name) for name in ("partitions", "brokers", "databases")} | day_and_commit()
     write(result, FILE.with_stem("-".join([FILE.stem, *forms])), setup)
     show(result, out)
     out.print(summary(result))

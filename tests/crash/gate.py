@@ -1,7 +1,8 @@
 """Inside a worker: where it can be made to stand, and the controller's word that lets it go on.
 
 Nothing in the code under test knows of it. Each point wraps one call that a worker awaits, from outside, by its name; a
-name that no longer fits leaves a point that is never reached, which the matrix reports.
+name that no longer fits leaves a point that is never reached, which the matrix reports. Within a call a worker stands
+at one of the call's own awaits: its question is on its way, and it does not hear the answer.
 """
 
 import asyncio
@@ -9,8 +10,9 @@ import contextlib
 import inspect
 import os
 import socket
-from collections.abc import Callable, Container
-from functools import wraps
+import types
+from collections.abc import Callable, Container, Coroutine, Generator
+from functools import partial, wraps
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,7 +24,7 @@ from aiokafka.errors import MessageSizeTooLargeError
 from infra.settings import Settings
 from tests.crash.points import Phase
 
-__all__ = ["Gate"]
+__all__ = ["PATCHED", "Gate"]
 
 Call = Callable[[tuple[Any, ...]], bool]
 
@@ -73,6 +75,8 @@ _PATCHES = (
     _Patch("resume", "workers.lane.lane_rows:LaneRows", "resume"),
     _Patch("oldest", _CONSUMER, "beginning_offsets", _of_group),
     _Patch("end", _CONSUMER, "end_offsets", _of_group),
+    _Patch("search", "workers.lane.opening", "scan_published"),
+    _Patch("scan", "infra.kafka.records:PartitionFetcher", "fetch"),
     _Patch("recall", "workers.jobs.send:SendJob", "replay_answers"),
     _Patch("recall", "workers.jobs.billing:BillingJob", "replay_answers"),
     _Patch("recall", "workers.jobs.expiry:ExpiryJob", "replay_answers"),
@@ -91,6 +95,7 @@ _PATCHES = (
     _Patch("call", "workers.jobs.billing:BillingJob", "decide"),
     _Patch("call", "workers.jobs.expiry:ExpiryJob", "decide"),
     _Patch("commit", "asyncpg.transaction:Transaction", "_Transaction__commit"),
+    _Patch("gather", "workers.lane.turn_queue:TurnQueue", "_gather"),
     _Patch("publish", _PRODUCER, "begin_transaction"),
     _Patch("partitions", _PRODUCER, "partitions_for", _transactional),
     _Patch("delivery", _PRODUCER, "send_batch", _transactional),
@@ -104,6 +109,8 @@ _PATCHES = (
     _Patch("discard", "infra.kafka.transactions:TransactionPair", "discard"),
     _Patch("leave", _CONSUMER, "stop", _of_group),
 )
+_LEFT = "left"  # what is published by an opening, after a recall
+PATCHED = {_LEFT, *(patch.point for patch in _PATCHES)}  # the points that a worker can be made to stand at
 
 
 class Gate:
@@ -123,7 +130,7 @@ class Gate:
         """Wrap the calls of all points."""
         for patch in _PATCHES:
             self._wrap(patch)
-        self._wrap(_Patch("left", "infra.kafka.transactions:TransactionPair", "publish", self._is_left))
+        self._wrap(_Patch(_LEFT, "infra.kafka.transactions:TransactionPair", "publish", self._is_left))
 
     def listen(self) -> None:
         """Take the controller's words from now on."""
@@ -167,8 +174,11 @@ class Gate:
             if point == "revoke":
                 self.tell("revoking")
             await self._stand(point, Phase.BEFORE)
-            result = await original(*arguments, **options)
-            if point == "recall":
+            call = original(*arguments, **options)
+            result = await (self._step(point, call) if self._is_armed(point, Phase.WITHIN) else call)
+            if point == "join":
+                self.tell("joined")
+            elif point == "recall":
                 self._recalled = asyncio.current_task()
             elif point == "delivery":
                 result.add_done_callback(self._note_refusal)
@@ -181,6 +191,9 @@ class Gate:
         if not delivery.cancelled() and isinstance(delivery.exception(), MessageSizeTooLargeError):
             self.tell("refused")
 
+    def _is_armed(self, point: str, phase: Phase) -> bool:
+        return self._armed is not None and self._armed[:2] == (point, phase)
+
     def _comes_to(self, point: str, phase: Phase) -> bool:
         if self._armed is None or self._armed[:2] != (point, phase):
             return False
@@ -191,6 +204,42 @@ class Gate:
         self._may_go.clear()
         self.tell("at", point, phase)
         return True
+
+    @types.coroutine
+    def _step(self, point: str, call: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        """Run a call as `await` does, and stand at the await of it that is asked for: the last, if it has fewer.
+
+        Which one is the last is known from the call before. Whoever is cancelled there is so within the call, as if it
+        had waited for the answer: what it waits for is cancelled, or had ended meanwhile.
+        """
+        passed = 0
+        step: Callable[[], Any] = partial(call.send, None)
+        while True:
+            try:
+                waited_for = step()
+            except StopIteration as end:
+                if passed and self._armed is not None and self._is_armed(point, Phase.WITHIN):
+                    self._armed = (point, Phase.WITHIN, min(passed, self._armed[2]))
+                return end.value
+            passed += 1
+            try:
+                if self._armed == (point, Phase.WITHIN, passed):
+                    yield from self._stand_within(point, waited_for)
+                step = partial(call.send, (yield waited_for))
+            except BaseException as error:  # noqa: BLE001 - whatever it is, it is for the call
+                step = partial(call.throw, error)
+
+    @types.coroutine
+    def _stand_within(self, point: str, waited_for: "asyncio.Future[Any] | None") -> Generator[Any, Any, None]:
+        self._armed = None
+        self._may_go.clear()
+        self.tell("at", point, Phase.WITHIN)
+        try:
+            yield from self._may_go.wait()
+        except asyncio.CancelledError:
+            self.tell("cancelled")
+            if waited_for is None or not waited_for.cancel():
+                raise
 
     async def _stand(self, point: str, phase: Phase) -> None:
         """Let this one coroutine stand; the worker's others go on."""

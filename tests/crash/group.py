@@ -1,136 +1,33 @@
-"""The workers of one job under fault: how a member is brought to a point, and what meets it there."""
+"""The workers of one job under fault: what meets a member that stands at a point."""
 
 import asyncio
 import contextlib
 import signal
-from random import Random
 from time import monotonic
-from typing import NamedTuple
 
 from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
 
 from infra.kafka.clients import admin_client
-from infra.local.stack import LocalStack
-from schemas.catalogue import CATALOGUE, CREDIT_EVENTS, SEND_RESULTS
-from tests.crash.books import Books
-from tests.crash.load import Inputs, refuse_results
+from schemas.catalogue import CREDIT_EVENTS, SEND_RESULTS
+from tests.crash.approach import LOOK_SECONDS, Approach, NotMadeError
+from tests.crash.load import refuse_results
 from tests.crash.member import Member
-from tests.crash.points import POINTS, Cell, Kind, Phase, Trigger
-from tests.crash.process import SESSION_SECONDS, Start, application
-from tests.crash.supervised import MEMBERS, Supervised
+from tests.crash.points import Kind
+from tests.crash.process import SESSION_SECONDS, application
+from tests.crash.supervised import MEMBERS
 
-__all__ = ["Group", "NotMadeError", "Surroundings"]
+__all__ = ["Group"]
 
-_TRIES = 3
-_REACH_SECONDS = 8.0
-_LOOK_SECONDS = 0.25
 _REFUSED_SECONDS = 0.7
 _BESIDE_SECONDS = 0.4  # before a kill: beside what stands, as the publishing of a turn, the next turn is stored
-_EFFECT_SECONDS = 12.0  # for a fault to show: a takeover takes a session, a rebalance and the opening of all lanes
-_TOPICS = {(row.group or "").removeprefix("inmail-"): row.topic for row in CATALOGUE if row.group}
+_JOINED_SECONDS = 5.0
+_EFFECT_SECONDS = 30.0  # for a fault to show: a takeover takes a session, a rebalance and the opening of all lanes
 
 _RESULTS = {"send": SEND_RESULTS, "billing": CREDIT_EVENTS, "expiry": CREDIT_EVENTS}
 
 
-class Surroundings(NamedTuple):
-    """What the groups share."""
-
-    stack: LocalStack
-    books: Books
-    inputs: Inputs
-    dice: Random
-    frozen_seconds: float | None = None  # how long a zombie sleeps; None: until others have its partitions
-
-
-class NotMadeError(Exception):
-    """A fault was not made, or had no effect; with why."""
-
-
-class Group(Supervised):
-    """Two members, or three for a moment, which a fault can meet at a point."""
-
-    def __init__(self, start: Start, around: Surroundings) -> None:
-        super().__init__(start)
-        self.name = f"inmail-{start.job}"
-        self.topic = _TOPICS[start.job]
-        self._around = around
-
-    # -- to a point ---------------------------------------------------------------------------------------------------
-
-    async def reach(self, cell: Cell) -> Member:
-        """Bring a member to a point and return it as it stands there.
-
-        Raises:
-            NotMadeError: when none came in time, three times.
-
-        """
-        point = POINTS[cell.point]
-        for _ in range(_TRIES):
-            self.ensure()
-            count = self._around.dice.randint(1, 3) if point.trigger is Trigger.WORK else 1
-            armed = (cell.point, cell.phase, count)
-            if point.trigger is Trigger.RETENTION and not await self._remove_input():
-                continue
-            for member in self._members:
-                if member.is_free:
-                    member.arm(armed)
-            standing = await self._first(armed, point.trigger)
-            self._disarm(standing)
-            if standing is not None:
-                return standing
-        raise NotMadeError("nobody came to the point in time")
-
-    async def _first(self, armed: tuple[str, Phase, int], trigger: Trigger) -> Member | None:
-        """Do what brings members to a point, and return the first that stands."""
-        if trigger in (Trigger.JOIN, Trigger.RETENTION):
-            self.join(armed)
-        elif trigger is Trigger.LEAVE:
-            self._dismiss(self._members[0])
-        deadline = monotonic() + _REACH_SECONDS
-        while monotonic() < deadline:
-            if trigger is Trigger.SUCCEED:
-                await self._around.books.succeed(self.name)
-            candidates = self._members + [each for each, _ in self._leavers]
-            waits = [asyncio.create_task(each.stands.wait()) for each in candidates if not each.gone.is_set()]
-            await asyncio.wait(waits or [asyncio.create_task(asyncio.sleep(_LOOK_SECONDS))],
-                               timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)  # fmt: skip
-            for wait in waits:
-                wait.cancel()
-            for member in candidates:
-                if member.stands.is_set() and not member.gone.is_set():
-                    return member
-            for member in [each for each in self._members if each.gone.is_set()]:
-                self._members.remove(member)
-                self._note_end(member)
-                self.join(armed)
-        return None
-
-    async def _remove_input(self) -> bool:
-        """Kill an owner between its two commits, and let retention take what it stored and did not publish."""
-        armed = ("confirm", Phase.BEFORE, 1)
-        for member in self._members:
-            if member.is_free:
-                member.arm(armed)
-        standing = await self._first(armed, Trigger.WORK)
-        self._disarm(standing)
-        if standing is None:
-            return False
-        try:
-            removed = await self._around.inputs.remove_unpublished(self.name, self.topic)
-        except (KafkaError, TimeoutError):  # a broker that was killed a moment ago may not know yet
-            removed = False
-        await standing.kill()
-        if standing in self._members:
-            self._members.remove(standing)
-        return removed
-
-    def _disarm(self, standing: Member | None) -> None:
-        """Let all go on but the one that a fault is to meet."""
-        for member in [*self._members, *(each for each, _ in self._leavers)]:
-            if member is not standing:
-                member.arm(None)
-
-    # -- what meets it there ------------------------------------------------------------------------------------------
+class Group(Approach):
+    """Members that a fault can meet at a point."""
 
     async def meet(self, kind: Kind, member: Member) -> None:
         """Let a fault meet a member that stands, and let it go on if it can.
@@ -163,6 +60,8 @@ class Group(Supervised):
                 await self._rebalance(member)
             case Kind.REFUSED:
                 await self._refuse(member)
+            case Kind.CANCELLED:
+                await self._cancel(member)
             case _:
                 raise ValueError(kind)
 
@@ -176,7 +75,12 @@ class Group(Supervised):
             raise NotMadeError("no connection to Postgres was open")
 
     async def _freeze(self, member: Member) -> None:
-        """Stop a process past its session, until others have its partitions; or for as long as is asked."""
+        """Stop a process past its session, until others have its partitions; or for as long as is asked.
+
+        One that stands before it has joined its group joins it first: nobody would take anything over from it.
+        """
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(member.joined.wait(), _JOINED_SECONDS)
         before = await self._around.books.epochs(self.name)
         member.signal(signal.SIGSTOP)
         try:
@@ -187,7 +91,7 @@ class Group(Supervised):
             while not await self._are_taken_over(before):
                 if monotonic() > deadline:
                     raise NotMadeError("nobody took over from a frozen worker")
-                await asyncio.sleep(_LOOK_SECONDS)
+                await asyncio.sleep(LOOK_SECONDS)
         finally:
             member.signal(signal.SIGCONT)
 
@@ -204,7 +108,7 @@ class Group(Supervised):
         before = await self._member_ids()
         member.revoking.clear()
         others = [each for each in self._members if each is not member and each.is_free]
-        if len(self._members) > MEMBERS and others:
+        if len(self._members) > MEMBERS * len(self.starts) and others:
             self._dismiss(others[0])
         else:
             self.join()
@@ -212,13 +116,35 @@ class Group(Supervised):
         while not member.revoking.is_set() and await self._member_ids() == before:
             if monotonic() > deadline:
                 raise NotMadeError("no rebalance began")
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(LOOK_SECONDS)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(member.revoking.wait(), SESSION_SECONDS / 2)
 
+    async def _cancel(self, member: Member) -> None:
+        """Let the group ask for the lanes of the one that stands in their opening, until that was cancelled there."""
+        member.cancelled.clear()
+        await self._rebalance(member)
+        try:
+            await asyncio.wait_for(member.cancelled.wait(), _EFFECT_SECONDS)
+        except TimeoutError:
+            raise NotMadeError("no opening was cancelled") from None
+
     async def _member_ids(self) -> set[str]:
-        """Ask the group's coordinator for the ids of its members: whoever comes or goes makes it rebalance."""
-        async with admin_client(self._start.settings) as admin:
+        """Return the ids of the group's members: whoever comes or goes makes it rebalance.
+
+        A coordinator that a broker's kill has moved, or that is loading, is asked again.
+        """
+        deadline = monotonic() + _EFFECT_SECONDS
+        while True:
+            try:
+                return await self._ask_member_ids()
+            except KafkaError:
+                if monotonic() > deadline:
+                    raise
+                await asyncio.sleep(LOOK_SECONDS)
+
+    async def _ask_member_ids(self) -> set[str]:
+        async with admin_client(self.starts[0].settings) as admin:
             (response,) = await admin.describe_consumer_groups([self.name])
         error, *_, members = response.groups[0][:6]
         if error:
@@ -230,7 +156,7 @@ class Group(Supervised):
 
         Not those of other jobs: this one's lanes would wait for theirs, and publish nothing.
         """
-        settings, topic = self._start.settings, _RESULTS[self.job]
+        settings, topic = self.starts[0].settings, _RESULTS[self.job]
         for each in self._members:
             each.refused.clear()
         await refuse_results(settings, topic, refuse=True)
@@ -241,6 +167,6 @@ class Group(Supervised):
             while not any(each.refused.is_set() for each in [member, *self._members]):
                 if monotonic() > deadline:
                     raise NotMadeError("no result was refused")
-                await asyncio.sleep(_LOOK_SECONDS)
+                await asyncio.sleep(LOOK_SECONDS)
         finally:
             await refuse_results(settings, topic, refuse=False)

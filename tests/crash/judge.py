@@ -28,6 +28,7 @@ from tests.crash.books import Books
 from tests.crash.load import Inputs
 from tests.crash.offset_log import offsets_that_went_back
 from workers.ops.books.audit import audit
+from workers.ops.books.audit_servers import audit_each_server
 
 __all__ = ["Verdict", "judge"]
 
@@ -61,8 +62,12 @@ class Verdict:
 async def judge(settings: Settings, books: Books, inputs: Inputs, since: Mapping[TopicPartition, int]) -> Verdict:
     """Judge a run whose workers have ended and answered all; `since` is where the log of offsets ended before it."""
     verdict = Verdict(requests=len(inputs.records))
-    for finding in (await audit(settings)).failures():
-        verdict.note("unbalanced", f"{finding.name}: {finding.examples[0]}", finding.count)
+    audited = await audit_each_server(settings, audit)
+    for name, of_one in audited.audits:
+        for finding in of_one.failures():
+            verdict.note("unbalanced", f"{finding.name} on {name}: {finding.examples[0]}", finding.count)
+    for problem in audited.problems:  # a server that was not audited, a number that no server or more than one counted
+        verdict.note("unbalanced", problem)
     for row in await books.fetch("select * from crash_claims where claimed < actual"):
         verdict.note("stale", dict(row))
     visible = await _visible(settings)

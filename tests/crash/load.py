@@ -33,10 +33,14 @@ _GARBAGE_SHARE = 0.02
 _READ_SECONDS = 30.0
 _MARKER_BYTES = "100"  # a transaction's marker fits, no result does: the broker would never end it else
 _CATCH_UP_SECONDS = 0.5  # a broker that was away is not met with all that was due meanwhile
+_TICKED_PARTITIONS = 4  # with so many, a tick an hour: each tick is a record of each, and lanes book one at a time
 
 
-def population(seed: int) -> Population:
-    """Return a population to which a bit of everything happens, and more of it twice than anywhere else."""
+def population(seed: int, partitions: int) -> Population:
+    """Return a population to which a bit of everything happens, and more of it twice than anywhere else.
+
+    With more partitions there are fewer ticks: of 12 with a tick each hour, half of all records would be ticks.
+    """
     return Population(
         seed=seed,
         accounts=200,
@@ -47,7 +51,7 @@ def population(seed: int) -> Population:
         duplicates=0.06,
         conflicts=0.01,
         out_of_order=0.01,
-        tick_hours=1.0,
+        tick_hours=max(1.0, partitions / _TICKED_PARTITIONS),
     )
 
 
@@ -57,14 +61,19 @@ class Load:
     def __init__(self, settings: Settings, seed: int, rate: float) -> None:
         self._settings = settings
         self._dice = Random(seed)  # noqa: S311 - a workload
-        self._records = simulate_records(population(seed))
+        self._records = simulate_records(population(seed, settings.topic_partitions))
         self._rate = rate
         self._stopped = asyncio.Event()
+        self._hurried = 0
         self.published = 0
 
     def stop(self) -> None:
         """Publish nothing more."""
         self._stopped.set()
+
+    def hurry(self, records: int) -> None:
+        """Publish the next so many at once, beyond the rate."""
+        self._hurried = records
 
     async def run(self) -> None:
         """Publish until stopped; what a lost broker did not take may be published twice, and is then there twice."""
@@ -91,6 +100,9 @@ class Load:
             if len(deliveries) > _UNACKNOWLEDGED:
                 await asyncio.gather(*deliveries)
                 deliveries.clear()
+            if self._hurried:
+                self._hurried -= 1
+                continue
             due = max(due + 1 / self._rate, clock() - _CATCH_UP_SECONDS)
             await asyncio.sleep(max(0.0, due - clock()))
         await asyncio.gather(*deliveries)

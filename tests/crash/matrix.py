@@ -15,10 +15,12 @@ from infra.kafka.clients import admin_client, committed_offsets, reader
 from infra.local.artifacts import Lock
 from infra.local.stack import LocalStack
 from infra.settings import RecordTime, Settings, load_settings
+from infra.shards import settings_of_shards
 from schemas.catalogue import CATALOGUE
+from tests.crash.approach import NotMadeError, Surroundings
 from tests.crash.books import Books
 from tests.crash.coordinators import Coordinators
-from tests.crash.group import Group, NotMadeError, Surroundings
+from tests.crash.group import Group
 from tests.crash.judge import judge
 from tests.crash.load import Inputs, Load
 from tests.crash.member import Member
@@ -28,6 +30,7 @@ from tests.crash.process import Start
 from tests.crash.result import Order, Result
 from tests.crash.watch import Watch
 from tests.workers.wire import settled
+from workers.local.shards import prepare_shards
 from workers.ops.topics.plan import apply_topics, plan_topics
 
 __all__ = ["PARTITIONS", "crash_settings", "crash_stack", "run"]
@@ -42,11 +45,14 @@ def crash_stack(
     brokers: int = 1,
     kafka: Lock | None = None,
     postgres_settings: Mapping[str, str] | None = None,
+    *,
+    databases: int = 1,
 ) -> LocalStack:
     """Return a stack whose brokers notice what is lost in a second or two; `kafka` is a version not the project's."""
     return LocalStack(
         report=report,
         brokers=brokers,
+        databases=databases,
         kafka_lock=kafka,
         postgres_settings=postgres_settings,
         broker_settings={
@@ -63,6 +69,7 @@ def crash_settings(stack: LocalStack, partitions: int = PARTITIONS) -> Settings:
     return load_settings(
         kafka_bootstrap_servers=stack.kafka_bootstrap_servers,
         database_url=stack.database_url,
+        database_shards=" ".join(stack.database_urls) if stack.databases > 1 else "",
         topic_partitions=partitions,
         topic_replication=min(stack.brokers, 3),
         topic_record_time=RecordTime.CREATE,
@@ -88,10 +95,15 @@ async def run(stack: LocalStack, settings: Settings, order: Order, logs: Path, r
     await books.prepare()
     since = await log_ends(settings)
     await apply_topics(settings, await plan_topics(settings))
-    inputs = Inputs(settings, books)
-    around = Surroundings(stack, books, inputs, Random(order.seed), order.frozen_seconds)  # noqa: S311 - a workload
-    groups = {job: Group(Start(job, settings, logs / f"{job}.log", None, order.broken), around) for job in JOBS}
-    load = Load(settings, order.seed, order.rate)
+    servers = settings_of_shards(settings)
+    if len(servers) > 1:
+        await prepare_shards(settings)
+    inputs, load = Inputs(settings, books), Load(settings, order.seed, order.rate)
+    around = Surroundings(stack, books, inputs, load, Random(order.seed), order.frozen_seconds)  # noqa: S311 - a workload
+    groups = {
+        job: Group([Start(job, server, logs / f"{job}.log", None, order.broken) for server in servers], around)
+        for job in JOBS
+    }
     watch = Watch(books, logs / "faults.log")
     names = [group.name for group in groups.values()]
 
@@ -180,34 +192,45 @@ async def _kill_server(
 ) -> None:
     """Kill a server while workers stand, let them go on into what is left, and start it again.
 
-    Of several brokers it is one at random: each leads some partitions and coordinates some groups and transactions.
+    Of several brokers it is one at random: each leads some partitions and coordinates some groups and transactions. So
+    it is of several Postgres servers: the workers that stand are its own, and it is away until those of the others have
+    stored something, or for a while.
     """
     stack, is_broker = coordinators.stack, stage.server is Kind.BROKER
+    is_one_of_books = not is_broker and stack.databases > 1
     dice = Random(result.order.seed + result.server_kills.total())  # noqa: S311 - a workload
-    node = dice.randint(1, stack.brokers)
+    number = dice.randint(1, stack.brokers if is_broker else stack.databases)
+    kill, start = (stack.kill_kafka, stack.start_kafka) if is_broker else (stack.kill_postgres, stack.start_postgres)
     cells = {cell: groups[cell.job] for row in stage.cells.values() for cell in row[:1]}
     async with coordinators.servers:
         with ExitStack() as busy:
             for group in cells.values():
                 watch.disturb(group)
                 busy.enter_context(group.busy())
-            standing = await asyncio.gather(*(_reach(group, cell, result) for cell, group in cells.items()))
-            before = [await watch.before(group) for group in cells.values()]
-            await asyncio.to_thread(*((stack.kill_kafka, node) if is_broker else (stack.kill_postgres,)))
-            for cell, member, moment in zip(cells, standing, before, strict=True):
-                if member is not None:
-                    result.faults[cell] += 1
-                    member.go()
-                    watch.expect(cell, moment, member.pid)
+            own = {group: group.starts[number - 1] if is_one_of_books else None for group in cells.values()}
+            standing = await asyncio.gather(*(_reach(group, cell, own[group], result) for cell, group in cells.items()))
+            met = []
+            for (cell, group), member in zip(cells.items(), standing, strict=True):
+                if member is not None and member.gone.is_set():  # those of the other jobs took too long to come
+                    result.miss(cell, "the worker at the point had ended")
+                elif member is not None:
+                    met.append((cell, member, await watch.before(group)))
+            await asyncio.to_thread(kill, number)
+            for cell, member, moment in met:
+                result.faults[cell] += 1
+                member.go()
+                watch.expect(cell, moment, member.pid)
         result.server_kills[stage.server or ""] += 1
-        await asyncio.to_thread(*((stack.start_kafka, node) if is_broker else (stack.start_postgres,)))
+        if is_one_of_books:
+            result.went_on[await watch.others_go_on(list(groups.values()), number)] += 1
+        await asyncio.to_thread(start, number)
     if result.server_kills.total() % _LET_RECOVER == 0:
         await watch.recovery(list(cells.values()), result.order.recovery_seconds)
 
 
-async def _reach(group: Group, cell: Cell, result: Result) -> Member | None:
+async def _reach(group: Group, cell: Cell, start: Start | None, result: Result) -> Member | None:
     try:
-        return await group.reach(cell)
+        return await group.reach(cell, start)
     except (NotMadeError, KafkaError, TimeoutError) as error:
         result.miss(cell, _reason(error))
         return None

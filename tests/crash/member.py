@@ -9,7 +9,7 @@ from dataclasses import replace
 from tests.crash.points import Phase
 from tests.crash.process import Start, main
 
-__all__ = ["Member"]
+__all__ = ["Armed", "Member"]
 
 # The process that workers are forked from imports all of it once: a start then costs 0.1 s.
 _FORK = multiprocessing.get_context("forkserver")
@@ -17,13 +17,14 @@ _FORK.set_forkserver_preload(["tests.crash.process"])
 
 _CUT_SECONDS = 5.0
 
-Armed = tuple[str, Phase, int]  # a point, before or after it, and the how manyeth time
+Armed = tuple[str, Phase, int]  # a point, where at it, and the how manyeth time, or await within it
 
 
 class Member:
     """One worker process: armed, met by a fault, let go."""
 
     def __init__(self, start: Start, armed: Armed | None) -> None:
+        self.start = start
         self._pipe, theirs = _FORK.Pipe()
         self._process = _FORK.Process(target=main, args=(replace(start, armed=armed), theirs), daemon=True)
         self._process.start()
@@ -31,6 +32,14 @@ class Member:
         self.stands = asyncio.Event()
         self.revoking = asyncio.Event()
         self.refused = asyncio.Event()
+        self.joined = asyncio.Event()  # its group has let it in
+        self.cancelled = asyncio.Event()  # where it stood, within a call
+        self._told = {
+            "revoking": self.revoking,
+            "refused": self.refused,
+            "joined": self.joined,
+            "cancelled": self.cancelled,
+        }
         self.gone = asyncio.Event()
         self._cut: asyncio.Future[int] | None = None
         self._armed = armed
@@ -112,10 +121,8 @@ class Member:
                 match word:
                     case "at" if self._armed is not None:
                         self.stands.set()
-                    case "revoking":
-                        self.revoking.set()
-                    case "refused":
-                        self.refused.set()
+                    case _ if word in self._told:
+                        self._told[word].set()
                     case "ready":
                         self._is_ready = True
                         if self.leaving:

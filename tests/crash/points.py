@@ -11,10 +11,11 @@ JOBS = ("send", "billing", "expiry")
 
 
 class Phase(StrEnum):
-    """Where at a point a worker stands: nothing of the call has happened, or all of it and nothing after."""
+    """Where at a point a worker stands: nothing of the call has happened, all of it and nothing after, or a part."""
 
     BEFORE = "before"
     AFTER = "after"
+    WITHIN = "within"  # the call has asked, and does not hear the answer
 
 
 class Kind(StrEnum):
@@ -28,6 +29,7 @@ class Kind(StrEnum):
     FROZEN = "frozen, a zombie"
     REBALANCE = "rebalance"
     REFUSED = "results refused"  # by the broker, for a while; only a delivery can meet that
+    CANCELLED = "opening cancelled"  # within a request of it, as its lanes are asked back
 
 
 SERVERS = (Kind.BROKER, Kind.POSTGRES)  # one kill meets a worker of each job
@@ -37,10 +39,12 @@ class Trigger(StrEnum):
     """What has to happen for a worker to come to a point."""
 
     WORK = "work"  # nothing: each batch passes it
+    BACKLOG = "backlog"  # more records at once than the lanes keep up with: they wait for one another
     JOIN = "join"  # a member joins: all lanes are given back and opened
     LEAVE = "leave"  # a member is told to stop
     SUCCEED = "succeed"  # somebody raises the lanes' epochs: their owner begins again
-    RETENTION = "retention"  # what an owner stored and did not publish is gone from the input
+    DOUBT = "doubt"  # an owner is killed between its two commits: nobody knows whether what it stored is published
+    RETENTION = "retention"  # what such an owner left is gone from the input as well
 
 
 class Point(NamedTuple):
@@ -68,6 +72,8 @@ POINTS = {
         Point("end", Trigger.JOIN, "the partitions' ends are asked for"),
         Point("owned", Trigger.JOIN, "the lanes' epochs are read once more"),
         Point("resume", Trigger.JOIN, "the lanes' rows note the topic's id, and that the lanes are not halted"),
+        Point("search", Trigger.DOUBT, "it is looked for answers that may be published already"),
+        Point("scan", Trigger.DOUBT, "a part of the result topics is read for that"),
         Point("recall", Trigger.RETENTION, "what an earlier owner stored is read from the books"),
         Point("left", Trigger.RETENTION, "what an earlier owner left is published"),
         Point("seek", Trigger.JOIN, "the consumer seeks"),
@@ -75,7 +81,7 @@ POINTS = {
         Point("take", Trigger.WORK, "a turn takes what a lane has received"),
         Point("ends", Trigger.WORK, "the ends of the other lanes' partitions are asked for"),
         Point("look", Trigger.WORK, "the other lanes' rows are read"),
-        Point("wait", Trigger.WORK, "lanes' rows tell the others with which time they wait for them"),
+        Point("wait", Trigger.BACKLOG, "lanes' rows tell the others with which time they wait for them"),
         Point("decode", Trigger.WORK, "a lane's batch is decoded"),
         Point("acquire", Trigger.WORK, "a connection is taken from the pool"),
         Point("begin", Trigger.WORK, "the Postgres transaction begins"),
@@ -83,6 +89,7 @@ POINTS = {
         Point("step", Trigger.WORK, "a step of a tick is booked", ("expiry",)),
         Point("call", Trigger.WORK, "the ledger is called"),
         Point("commit", Trigger.WORK, "the Postgres transaction commits"),
+        Point("gather", Trigger.WORK, "a turn waits for others, to be published with them", ("billing",)),
         Point("publish", Trigger.WORK, "the Kafka transaction begins"),
         Point("partitions", Trigger.WORK, "a result topic's partitions are asked for"),
         Point("delivery", Trigger.WORK, "a batch of results is handed to the producer"),
@@ -99,8 +106,26 @@ POINTS = {
 }
 
 
+# An opening is cancelled when its lanes are asked back; each of these asks a server. (`resume` does so but once.)
+OPENING_REQUESTS = {
+    "known",
+    "member",
+    "fence",
+    "epoch",
+    "number",
+    "topic",
+    "committed",
+    "oldest",
+    "end",
+    "owned",
+    "search",
+    "scan",
+    "recall",
+}
+
+
 class Cell(NamedTuple):
-    """One fault to be: a kind of it, at a point, before or after, in a worker."""
+    """One fault to be: a kind of it, at a point, before the call, after it or within it, in a worker."""
 
     job: str
     point: str
@@ -121,6 +146,10 @@ def cells(points: Sequence[str] = (), kinds: Sequence[Kind] = ()) -> Iterator[Ce
         for phase in Phase:
             for kind in kinds or Kind:
                 if kind is Kind.REFUSED and name != "delivery":
+                    continue
+                if (phase is Phase.WITHIN) is not (kind is Kind.CANCELLED):
+                    continue
+                if kind is Kind.CANCELLED and name not in OPENING_REQUESTS:
                     continue
                 if (name, phase, kind) == ("join", Phase.BEFORE, Kind.FROZEN):
                     continue  # no member yet: nobody would take anything over

@@ -62,6 +62,7 @@ class Result:
     disturbed: dict[Cell, list[float]] = field(default_factory=lambda: defaultdict(list))  # met by the next meanwhile
     not_recovered: Counter[Cell] = field(default_factory=Counter)  # by the end of the run
     server_kills: Counter[str] = field(default_factory=Counter)
+    went_on: Counter[bool] = field(default_factory=Counter)  # of the other Postgres servers, while one was away
     broker_restarts: int = 0  # in order, since a group's coordinator had given up
     ends: Counter[str] = field(default_factory=Counter)  # of workers, by themselves, which a supervisor's restart mends
     stuck: int = 0
@@ -133,6 +134,7 @@ def summary(result: Result) -> dict[str, Any]:
         "beyond_retention": verdict.beyond_retention,
         "server_kills": dict(result.server_kills),
         "broker_restarts": result.broker_restarts,
+        "others_went_on": {"yes": result.went_on[True], "no": result.went_on[False]},
     }
 
 

@@ -3,30 +3,32 @@
 import asyncio
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from time import monotonic
 
-from tests.crash.member import Member
-from tests.crash.points import Phase
+from tests.crash.member import Armed, Member
 from tests.crash.process import Start
 
 __all__ = ["MEMBERS", "Supervised"]
 
-MEMBERS = 2
+MEMBERS = 2  # of each job, on each Postgres server
 _BROKEN_AT_MOST = 20
 _LEAVE_SECONDS = 25.0  # a drain, and what an end may take beyond it
 _LOOK_SECONDS = 0.25
 
 
 class Supervised:
-    """Two members, or three for a moment; whatever ends is replaced."""
+    """Two members on each Postgres server, or one more for a moment; whatever ends is replaced."""
 
-    def __init__(self, start: Start) -> None:
-        self.job = start.job
+    def __init__(self, starts: Sequence[Start]) -> None:
+        """Take what members are started with, for each server once."""
+        self.starts = starts
+        self.job = starts[0].job
         self.ends: Counter[str] = Counter()  # how members ended by themselves
         self.broken: list[str] = []  # ends that no restart helps
-        self._start = start
+        self._next = cycle(starts)
         self._members: list[Member] = []
         self._leavers: list[tuple[Member, float]] = []
         self._is_busy = False
@@ -53,14 +55,16 @@ class Supervised:
             self._members.remove(member)
             self._note_end(member)
         self._see_off()
-        while len(self._members) < MEMBERS:
-            self.join()
-        while len(self._members) > MEMBERS and (free := [each for each in self._members if each.is_free][:1]):
-            self._dismiss(free[0])
+        for start in self.starts:
+            own = [each for each in self._members if each.start is start]
+            for _ in range(MEMBERS - len(own)):
+                self.join(start=start)
+            for member in [each for each in own if each.is_free][: max(0, len(own) - MEMBERS)]:
+                self._dismiss(member)
 
-    def join(self, armed: tuple[str, Phase, int] | None = None) -> Member:
-        """Start a member."""
-        member = Member(self._start, armed)
+    def join(self, armed: Armed | None = None, start: Start | None = None) -> Member:
+        """Start a member: of a server, or of one after the other."""
+        member = Member(start or next(self._next), armed)
         self._members.append(member)
         return member
 

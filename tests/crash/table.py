@@ -18,11 +18,11 @@ NL = "\n"
 
 _HEAD = """# The crash matrix
 
-`make crash` brings a worker to a named point of the lane's protocol, lets it stand there, before the call or after it,
-and lets a fault meet it: under load, on real Kafka and real Postgres, in real processes. Faults follow one another in
-the send, billing and expiry workers at the same time. At the end workers that nobody touches answer what is left, and
-the run is judged from outside: by the audit, and by a stock `read_committed` reader of every topic. One worker process
-in ten hears, whatever the broker says, of less than it has published ([why](kafka-versions.md)).
+`make crash` brings a worker to a named point of the lane's protocol, lets it stand there, before the call, after it or
+within it, and lets a fault meet it: under load, on real Kafka and real Postgres, in real processes. Faults follow one
+another in the send, billing and expiry workers at the same time. At the end workers that nobody touches answer what is
+left, and the run is judged from outside: by the audit, and by a stock `read_committed` reader of every topic. One
+worker process in ten hears, whatever the broker says, of less than it has published ([why](kafka-versions.md)).
 
 This page is rendered from a run by `python -m tests.crash.table`.
 
@@ -36,8 +36,9 @@ replaced.{restarts}
 
 Of {ordered:,} faults ordered, {begun:,} were begun before the time was over{never}: {faults:,} were made and {missed:,}
 missed{reasons}. A fault counts as made only where it showed: connections were open to be cut, the group began to
-rebalance, others took all lanes over while a worker was frozen, one of the job's results was refused. A run
-fails where more than {ceiling} of those begun are missed, or three of one point, kind and phase and none is made.
+rebalance, others took all lanes over while a worker was frozen, one of the job's results was refused, an opening was
+cancelled where it stood within a request. A run fails where more than {ceiling} of those begun are
+missed, or three of one point, kind and phase and none is made.
 
 | promise | broken |
 |---|---|
@@ -60,10 +61,10 @@ has no row of its own and a dead letter none at all, so these are not asked for.
 
 {broken_promises}## Faults made
 
-Each cell: how many faults were made, before the call and after it together; how many were missed, if any (`-1`);
-and the median seconds from just before the fault until every lane of the group had stored something more. Faults follow
-one another: where the next of the group had begun before, that lengthens the time, which is in parentheses; after each
-eighth fault the next waits. A lane stores something more only when there is a record for it.
+Each cell: how many faults were made, before the call, after it and within it together; how many were missed, if any
+(`-1`); and the median seconds from just before the fault until every lane of the group had stored something more.
+Faults follow one another: where the next of the group had begun before, that lengthens the time, which is in
+parentheses; after each eighth fault the next waits. A lane stores something more only when there is a record for it.
 
 Timeouts are short, so that an hour has many faults: a session of 6 s (an installation's default: 30), a Kafka
 transaction of 1.2 s. So these times compare points with each other, and say nothing of an installation: [what
@@ -108,8 +109,9 @@ def render(run: Mapping[str, Any], beside: str = "") -> str:
         "| point | " + " | ".join(Kind) + " |",
         "|---|" + "---|" * len(Kind),
     ]
-    for name, row in run["table"].items():
-        lines.append(f"| `{name}` | " + " | ".join(_cell(row[kind]) for kind in Kind) + " |")
+    for name in POINTS:  # a run of before has none of those that were added since
+        row = run["table"].get(name, {})
+        lines.append(f"| `{name}` | " + " | ".join(_cell(row[kind]) if kind in row else "" for kind in Kind) + " |")
     lines += ["", "## The points", "", "| point | what the worker awaits there |", "|---|---|"]
     lines += [f"| `{point.name}` | {point.what} |" for point in POINTS.values()]
     return "\n".join(lines) + "\n"

@@ -98,7 +98,7 @@ async def test_what_a_worker_ended_of_is_read_though_it_was_spoken_to_meanwhile(
 
 async def test_a_worker_that_dies_as_it_ends_is_noticed(settings: Settings, tmp_path: Path) -> None:
     """The matrix's own kills are not: of those, a worker that was told to end before may die too."""
-    group = Group(Start("send", settings, tmp_path / "log", None, None), None)
+    group = Group([Start("send", settings, tmp_path / "log", None, None)], None)
     dies, killed = group.join(), group.join()
     for member in (dies, killed):
         member.leave()

@@ -16,6 +16,7 @@ from tests.crash.result import Result
 __all__ = ["Before", "Watch"]
 
 _EVERY_SECONDS = 0.1
+_OTHERS_SECONDS = 10.0  # for a rebalance of workers some of which have no database, and for a record of each job
 
 
 class Before(NamedTuple):
@@ -86,6 +87,17 @@ class Watch:
             if monotonic() > deadline:
                 return
             await asyncio.sleep(_EVERY_SECONDS)
+
+    async def others_go_on(self, groups: Sequence[Group], server: int) -> bool:
+        """Tell whether each of some groups stores something on the Postgres servers but one, which is away."""
+        before = await self._books.stored(but=server)
+        waiting = {group.name for group in groups}
+        deadline = monotonic() + _OTHERS_SECONDS
+        while waiting and monotonic() < deadline:
+            await asyncio.sleep(_EVERY_SECONDS)
+            now = await self._books.stored(but=server)
+            waiting -= {lane[0] for lane, at in now.items() if at > before.get(lane, 0)}
+        return not waiting
 
     def report(self, result: Result) -> None:
         """Add what was seen to a result."""
