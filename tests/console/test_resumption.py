@@ -46,6 +46,14 @@ def test_a_request_is_parsed_from_its_record() -> None:
                 read(operation(wrong, {"rate": 1}))
 
 
+@pytest.mark.parametrize(("options", "can"), [({}, True), ({"again": True}, False), ({"limit": 100}, False)])
+def test_a_redrive_that_would_begin_or_count_anew_is_not_continued(options: dict[str, Any], can: bool) -> None:  # noqa: FBT001
+    """It says that it repeats nothing: all that was sent again would be sent once more, or as many on top."""
+    asked = {"rate": 5.0, "limit": None, "again": False, "anyway": False} | options
+
+    assert can == OperationRunner(SETTINGS).can_resume(operation({"selection": {}} | asked, {}))
+
+
 def recorded_rebuild(asked: RebuildRequest, plan: dict[str, Any] = WHOLE) -> Operation:
     """Return the record of a rebuild or a shadow run."""
     return operation(asked.arguments(SETTINGS), plan, asked.verb)

@@ -5,13 +5,18 @@ The schema (compose-spec.schema.json, Apache-2.0) is the one in version 2.16.2 o
 
 import ast
 import json
+import os
 import re
 import shlex
+import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import psutil
 import pytest
 import yaml
 
@@ -242,6 +247,25 @@ def test_the_image_has_bytecode_of_all_that_starts() -> None:
 
     assert {"schemas", "infra", "workers"} == set(folders)
     assert [" ".join(folders), f"/usr/local/lib/python{release}"] == compiled
+
+
+def test_the_image_s_stop_signal_ends_also_what_serves_without_a_handler() -> None:
+    """The first process of a container hears no signal for which it has no handler."""
+    name = re.findall(r"^STOPSIGNAL (\w+)$", (ROOT / "infra" / "compose" / "Dockerfile").read_text(), re.MULTILINE)
+    if os.geteuid() != 0 or (unshare := shutil.which("unshare")) is None:
+        pytest.skip("only root makes a process the first of its kind")
+    command = [unshare, "-pf", sys.executable, "-m", "workers.cli", "lag", "--serve", "127.0.0.1:0"]
+    away = {"INMAIL_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "INMAIL_DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}
+    with subprocess.Popen(command, env=os.environ | away, stderr=subprocess.PIPE, text=True) as parent:
+        assert parent.stderr is not None
+        assert "lag is served" in parent.stderr.readline()
+        (first,) = psutil.Process(parent.pid).children()
+        first.send_signal(signal.Signals[name[-1]])
+        try:
+            assert 0 == parent.wait(10)
+        except subprocess.TimeoutExpired:
+            first.kill()
+            raise
 
 
 def test_what_the_image_copies_is_sent_to_its_build() -> None:

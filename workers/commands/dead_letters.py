@@ -133,7 +133,7 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     """Send messages unchanged to the partitions they came from, to be decided as of now.
 
     A request that was answered before gets its first answer again and moves no credits. Ctrl-C stops between two
-    messages; the same command continues there.
+    messages; the same command continues there, but with --again it begins anew.
     """
     selection = _selection(reason, topic, account, type_, after, before, at)
     options = RedriveOptions(rate, limit, again, anyway)

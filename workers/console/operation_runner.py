@@ -214,7 +214,8 @@ class OperationRunner:
         try:
             match operation.verb:
                 case redrive.VERB:
-                    parse_redrive(operation)
+                    _, options = parse_redrive(operation)
+                    return not options.again and options.limit is None  # it would begin, or count, anew
                 case reemit_plan.VERB:
                     parse_reemit(operation)
                 case rewind_target.VERB:

@@ -37,6 +37,7 @@ from workers.api.openapi import openapi, rendered
 from workers.api.operations import body_version
 from workers.api.problems import ProblemKind
 from workers.api.tokens import api_tokens, hash_token
+from workers.ops.books.account_search import find_accounts
 from workers.ops.books.current_balance import read_sequence
 from workers.ops.books.statement_page import StatementPage, read_statement_page
 
@@ -278,6 +279,7 @@ async def test_an_id_that_the_database_has_no_characters_for_is_no_other_clients
         async with serving(own) as client:
             account, other = "alice", quote("з")
             paths = [f"/v1/accounts/{each}/balance" for each in [account, other] * 5]
+            begin_so = await find_accounts(connection, "al", 3)
             balances = await asyncio.gather(*(client.get(path) for path in paths))
             rest = [
                 await client.get(f"/v1/accounts/{path}")
@@ -292,6 +294,7 @@ async def test_an_id_that_the_database_has_no_characters_for_is_no_other_clients
         await connection.close()
         await database.execute(f"drop database {name} with (force)")
 
+    assert ["alice"] == begin_so
     assert [(200, "alice"), (404, None)] * 5 == [(each.status, each.body.get("account_id")) for each in balances]
     assert {"urn:inmail:problem:unknown-account"} == {each.body["type"] for each in balances if each.status == 404}
     assert [(404, "unknown-account")] * 2 == [each.problem for each in rest[:2]]

@@ -76,6 +76,20 @@ async def test_a_time_is_let_in_up_to_one_that_is_named(settings: Settings, data
     assert f"{row['time']:%Y-%m-%dT%H:%M:%SZ}" == late
 
 
+async def test_lots_that_end_by_a_time_that_is_named_are_counted(settings: Settings, database: Connection) -> None:
+    """All records up to then are let in unasked: those of the record's own time are not all that is at stake."""
+    await _lane(database, ahead=timedelta(), held=timedelta(days=2))
+    book = Book(database)
+    book.now = utc_now() - timedelta(days=80)
+    await book.decide(book.promotion(4))
+    await database.execute("update lots set partition = 1")
+    accept = ("clock", "accept", "send", "1", "--dry-run", "--json")
+
+    own, named = [json.loads((await run(settings, *accept, *more)).out)["plan"] for more in ((), ("--up-to", "+30d"))]
+
+    assert [(0, 0), (1, 4)] == [(each["lots_that_end"], each["credits_that_end"]) for each in (own, named)]
+
+
 async def test_a_clock_that_was_carried_off_is_set_back(settings: Settings, database: Connection) -> None:
     """Its owner's epoch is over with it; a second time there is nothing to do."""
     await _lane(database, ahead=timedelta(days=400))

@@ -8,11 +8,12 @@ from workers.ops.books.shards import Holdings, ask_each_server
 
 __all__ = ["find_accounts", "search_accounts"]
 
-# A range of the unique index, whose collation is "C": ids are compared byte by byte, as their characters are numbered.
+# A range of the unique index, whose collation is "C": ids are compared byte by byte. All their characters come before
+# 127, which is one in each encoding that a database may have.
 _BEGIN_WITH = """
 select account_id
 from accounts
-where account_id >= $1 and account_id < $1 || chr(1114111) and partition <> all($3::integer[])
+where account_id >= $1 and account_id < $1 || chr(127) and partition <> all($3::integer[])
 order by account_id
 limit $2
 """

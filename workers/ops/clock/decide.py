@@ -102,7 +102,7 @@ async def plan_clock(  # noqa: PLR0913 - which record, and how much of what come
         if up_to is not None and up_to < held_time:
             told = f"--up-to {format_instant(up_to)} is before the time of the record, {format_instant(held_time)}"
             raise RefusedError(told)
-        ends = await credits_between(connection, partition, lane.as_of or EPOCH, held_time)
+        ends = await credits_between(connection, partition, lane.as_of or EPOCH, up_to or held_time)
         return ClockPlan(decision, lane, offset, offset + 1 if up_to is None else _END, up_to or held_time, ends)
 
 

@@ -74,7 +74,9 @@ async def redrive(  # noqa: PLR0913 - what, how and by whom, and how to stop it
 
     """
     arguments = {"selection": selection.summary(), **{name: getattr(options, name) for name in options.__slots__}}
-    async with recorded_operation(settings, Intent(VERB, *who, arguments, plan.summary())) as operation:
+    # The texts of errors have parts of messages, and what is on record is kept for good.
+    kept = {name: value for name, value in plan.summary().items() if name != "errors"}
+    async with recorded_operation(settings, Intent(VERB, *who, arguments, kept)) as operation:
         sender = _RedriveSender(settings, operation, options.rate, stop, progress)
         try:
             async with _locked_elsewhere(settings):

@@ -54,6 +54,22 @@ async def test_a_plan_comes_first_and_a_dry_run_ends_with_it(
     assert 0 == await database.fetchval("select count(*) from operations")
 
 
+async def test_what_was_refused_of_a_message_is_not_kept_with_the_operation(
+    mended: Settings, account: str, database: Connection
+) -> None:
+    """A dry run tells the error, which has a part of the message; an operation is kept for good."""
+    named = encode(platinum(account)).replace(b'"subscription_id":"s"', b'"subscription_id":"Erika Mustermann"')
+    await set_aside(mended, BILLING_EVENTS, account, [encode(platinum(account)), named], "unknown_plan")
+
+    _, told, _ = await run(mended, *_redrive(account, "--dry-run", "--json"))
+    code, _, _ = await run(mended, *_redrive(account, "--yes"))
+
+    assert (Exit.DONE, True) == (code, "Mustermann" in told)
+    assert [False] == [
+        "Mustermann" in row["text"] for row in await database.fetch("select operations::text as text from operations")
+    ]
+
+
 async def test_a_filter_that_nothing_matches_says_so(mended: Settings, account: str) -> None:
     """A mistyped account is not the same as letters that are left out."""
     code, out, _ = await run(mended, "dead-letters", "redrive", "--account", account, "--dry-run")
