@@ -52,16 +52,17 @@ def split_by_last_owner(lanes: Iterable[Lane], name: str) -> list[tuple[set[str]
 
     Args:
         lanes: the lanes.
-        name: of the owner that opens them. What it holds already it need not fence.
+        name: of the owner that opens them. What it has already it need not fence.
 
     """
     parts: defaultdict[str | None, tuple[set[str], list[Lane]]] = defaultdict(lambda: (set(), []))
     for lane in lanes:
-        last = lane.row.last_owner if lane.row.last_owner != name else None
+        # Beside the row's owner the name under which this worker had the lane: a failover may have lost that from it.
+        names = [each for each in (lane.row.last_owner, lane.row.owner) if each not in (None, name)]
+        last = next(iter(names), None)
         gone, part = parts["" if last and last.endswith(f".{lane.partition}") else last]
         part.append(lane)
-        if last is not None:
-            gone.add(last)
+        gone.update(names)
     return list(parts.values())
 
 

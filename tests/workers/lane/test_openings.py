@@ -23,7 +23,7 @@ from workers.lane import ended_topics, opening, turn
 from workers.lane.ended_topics import EndedTopics
 from workers.lane.lane import Lane
 from workers.lane.lane_rows import LaneRow, LaneRows
-from workers.lane.opening import Opening
+from workers.lane.opening import Opening, split_by_last_owner
 from workers.lane.openings import Openings
 from workers.lane.readback import Doubt, PublishedAnswers
 from workers.lane.recovery import CommittedOffsetCheck
@@ -86,6 +86,19 @@ async def test_lanes_that_were_given_back_do_not_wait_for_what_has_to_be_fenced(
     fences.set()
     await eventually(lambda: are_open(2), "both are open")
     await owner._openings.end()
+
+
+def test_an_owner_fences_its_own_last_name_where_the_row_has_lost_it(lanes: list[Lane]) -> None:
+    """The database failed over to a replica that had not seen the lane acquired, and a commit of then is in doubt."""
+    given_back, lost = lanes
+    lost.row.owner = "inmail-send.before"
+
+    parts = split_by_last_owner(lanes, "inmail-send.test")
+    lost.row.last_owner = "inmail-send.other"  # which saw nothing of it either
+    (_, both) = split_by_last_owner(lanes, "inmail-send.test")
+
+    assert [(set(), [given_back]), ({"inmail-send.before"}, [lost])] == parts
+    assert ({"inmail-send.before", "inmail-send.other"}, [lost]) == both
 
 
 async def test_a_lane_that_is_kept_from_its_row_keeps_no_other_from_being_acquired(
