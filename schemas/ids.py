@@ -6,6 +6,7 @@ notice has a blank and a number behind it and nothing else, where a tick's and a
 word between two blanks.
 """
 
+from datetime import datetime
 from hashlib import sha1
 from uuid import UUID
 
@@ -95,6 +96,15 @@ def tick_conflict_id(partition: int, request_id: UUID, fingerprint: int) -> str:
     return _uuid5(f"tick {partition}/{request_id}/{fingerprint}")
 
 
-def dead_letter_id(topic: str, partition: int, offset: int) -> str:
-    """Return the id of the dead letter of an input record."""
-    return _uuid5(f"dead-letter {topic}/{partition}/{offset}")
+def dead_letter_id(topic: str, partition: int, offset: int, since: datetime | None = None) -> str:
+    """Return the id of the dead letter of an input record.
+
+    Args:
+        topic: of the record.
+        partition: of the record.
+        offset: of the record.
+        since: when its topic followed another one of this name, whose records had the same places; None: it is the
+            first.
+
+    """
+    return _uuid5(f"dead-letter {topic}/{partition}/{offset}" + (f" {since.isoformat()}" if since else ""))

@@ -1,5 +1,6 @@
 """Ids of results: derived, distinct and never to change."""
 
+from datetime import UTC, datetime
 from uuid import UUID, uuid5
 
 from hypothesis import given, settings
@@ -68,6 +69,8 @@ def test_ids_of_different_kinds_do_not_meet() -> None:
         ids.movement_id("dead-letter", 1),
         ids.movement_id(account, 1),
         ids.dead_letter_id("inmail.send-requests", 1, 1),
+        ids.dead_letter_id("inmail.send-requests", 1, 1, datetime(2026, 1, 31, 12, tzinfo=UTC)),
+        ids.dead_letter_id("inmail.send-requests", 1, 1, datetime(2026, 2, 1, 12, tzinfo=UTC)),
         ids.balance_id("acct", 1),
         ids.balance_id("tick", 1),
     ]

@@ -30,12 +30,15 @@ _KEPT_OTHER_BYTES = 64 * 1024  # of its key, and of all its headers
 _ACCOUNT_ID = re.compile(ID_PATTERN.encode())
 
 
-def dead_letters(records: Sequence[ConsumerRecord], refused: Mapping[Place, Undecodable]) -> list[Message]:
+def dead_letters(
+    records: Sequence[ConsumerRecord], refused: Mapping[Place, Undecodable], since: Mapping[int, datetime] = {}
+) -> list[Message]:
     """Return a dead letter for each refused record of a batch, and log it.
 
     Args:
         records: the batch.
         refused: the reason for each refused record, by partition and offset.
+        since: the partitions whose topic followed another one of its name, with the watermark then.
 
     """
     letters: list[Message] = []
@@ -49,19 +52,20 @@ def dead_letters(records: Sequence[ConsumerRecord], refused: Mapping[Place, Unde
                 reason=problem.reason,
                 error=problem.error,
             )
-            letters.append(dead_letter(record, problem))
+            letters.append(dead_letter(record, problem, since.get(record.partition)))
     return letters
 
 
-def dead_letter(record: ConsumerRecord, problem: Undecodable) -> Message:
+def dead_letter(record: ConsumerRecord, problem: Undecodable, since: datetime | None = None) -> Message:
     """Return the dead letter of a record: its bytes, its headers and the reason.
 
-    The dead letter goes to the partition with the same number as the record's.
+    The dead letter goes to the partition with the same number as the record's. Of a topic that followed another one,
+    `since` is the watermark then.
     """
     account_id = record.key.decode() if record.key and _ACCOUNT_ID.fullmatch(record.key) else None
     key, value, headers, cut = _kept(record)
     body = dead_lettered(
-        dead_letter_id(record.topic, record.partition, record.offset),
+        dead_letter_id(record.topic, record.partition, record.offset, since),
         account_id,
         {
             "reason": problem.reason,

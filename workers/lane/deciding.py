@@ -31,7 +31,7 @@ from workers.telemetry.worker_metrics import Stage
 __all__ = ["Decided", "Decider", "LaneBatch"]
 
 _FEW_STEPS = 2
-_MOST_LOCKED = 2  # lanes after one another, before the trouble counts as the database's
+_MOST_LOCKED = 2  # lanes, before one that is not: with more the trouble counts as the database's
 
 
 class LaneBatch(NamedTuple):
@@ -65,19 +65,20 @@ class Decider:
 
         Raises:
             FencedError: when a lane has a newer owner.
-            PostgresError, OSError: when several lanes after one another were kept: each waits as long as a lock may.
+            PostgresError, OSError: when the first of several lanes were kept: each waits as long as a lock may.
 
         """
         finished: list[LaneBatch] = []
-        locked = 0
+        locked, got_on = 0, False
         for batch in batches:
             try:
                 if await self._finish_step(batch):
                     finished.append(batch)
-                locked = 0
+                got_on = True
             except LOCK_ERRORS as error:
                 locked += 1
-                if locked > _MOST_LOCKED:
+                batch.lane.come_last()
+                if locked > _MOST_LOCKED and not got_on:
                     raise
                 batch.lane.inbox.interrupt(error)
         return finished
@@ -112,7 +113,7 @@ class Decider:
 
         Raises:
             BreakerError, FencedError: see `_decide`.
-            PostgresError, OSError: when none of several lanes could be decided.
+            PostgresError, OSError: when none of several lanes could be decided. The next turn begins with others.
 
         """
         try:
@@ -124,10 +125,11 @@ class Decider:
             self._log.warning("lanes_decided_apart", error=describe_error(error), partitions=_partitions(batches))
         decided: list[Decided] = []
         locked: dict[Lane, Exception] = {}
-        for batch in batches:
+        for batch in sorted(batches, key=lambda each: each.lane.received_at):
             try:
                 decided.append(await self._decide([batch]))
             except LOCK_ERRORS as still:
+                batch.lane.come_last()
                 locked[batch.lane] = still
                 if len(locked) > _MOST_LOCKED and not decided:
                     raise
@@ -150,9 +152,7 @@ class Decider:
         requests = [request for each in found for request in each.requests]
         if len(batches) > 1 and any(batch.decidable.is_misplaced for batch in batches):
             requests.sort(key=attrgetter("as_of"))  # an account may have requests in several of the lanes
-        rows = [each.lane.row for each in batches]
-        since = {row.partition: row.topic_since for row in rows if row.topic_since is not None}
-        batch = Batch(requests, batches[0].decidable.waited_for, since=since)
+        batch = Batch(requests, batches[0].decidable.waited_for, since=_since(batches))
         with self._health.stage(Stage.DECIDE):
             try:
                 return await self._store(batches, found, partial(self._job.decide, batch=batch))
@@ -199,12 +199,18 @@ class Decider:
             lane.health.overtakes(decidable.waited_for, len(taken.records))
         self._health.stored(len(records), codes, [each.reason.value for each in refused.values()])
         next_offsets = {lane: taken.next_offset for lane, taken, _ in batches}
-        messages = trace.add_headers(answers + dead_letters(records, refused))
+        messages = trace.add_headers(answers + dead_letters(records, refused, _since(batches)))
         return Decided(next_offsets, messages, trace, [record.timestamp for record in records])
 
 
 def _partitions(batches: Sequence[LaneBatch]) -> list[int]:
     return sorted(batch.lane.partition for batch in batches)
+
+
+def _since(batches: Sequence[LaneBatch]) -> dict[int, datetime]:
+    """Return the partitions whose topic followed another one of its name, with the watermark then."""
+    rows = [each.lane.row for each in batches]
+    return {row.partition: row.topic_since for row in rows if row.topic_since is not None}
 
 
 def _decode(batch: LaneBatch) -> DecodedBatch:

@@ -25,7 +25,7 @@ from tests.workers.wire import ends, eventually, publish, read, send, settled
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
 from workers.lane.circuit_breaker import CircuitBreaker
-from workers.lane.deciding import Decider, LaneBatch
+from workers.lane.deciding import Decided, Decider, LaneBatch
 from workers.lane.inbox import Taken
 from workers.lane.lane import Lane
 from workers.lane.lane_rows import LaneRows
@@ -113,6 +113,68 @@ async def test_a_database_that_takes_no_step_is_not_asked_for_a_step_of_each_lan
         await decider.finish_steps([LaneBatch(lane, Taken([], 0), Decidable(0)) for lane in lanes])
 
     assert 3 == pool.acquire.call_count
+
+
+@pytest.mark.parametrize("steps", [True, False])
+async def test_lanes_that_are_locked_before_the_others_hold_up_one_turn_only(
+    unasked: Settings, monkeypatch: pytest.MonkeyPatch, *, steps: bool
+) -> None:
+    """As many as count as the database's trouble: the next turn comes to the others first."""
+    decider = Decider(Mock(), Mock(), Mock(), health := Health(30), NO_TRACES)
+    places = [TopicPartition(SEND_REQUESTS, number) for number in range(6)]
+    lanes = [Lane(SendJob.group, each, Mock(), unasked, health.lane(each), CommittedOffsetCheck()) for each in places]
+    batches = [LaneBatch(lane, Taken([], 0), Decidable(0)) for lane in lanes]
+    for lane in lanes:
+        lane.open(0)
+
+    def fails_if_locked(of: Sequence[LaneBatch]) -> None:
+        if any(each.lane in lanes[:3] for each in of):
+            raise asyncpg.LockNotAvailableError("planted")
+
+    async def decide(of: Sequence[LaneBatch]) -> Decided:
+        fails_if_locked(of)
+        return Decided(dict.fromkeys([each.lane for each in of], 1), [])
+
+    async def finish_step(batch: LaneBatch) -> bool:
+        fails_if_locked([batch])
+        return True
+
+    async def work() -> set[Lane]:
+        ready = sorted(batches, key=lambda each: (each.lane.received_at, each.lane.partition))  # as a turn takes them
+        if steps:
+            return {each.lane for each in await decider.finish_steps(ready)}
+        return {lane for decided in await decider.decide(ready) for lane in decided.next_offsets}
+
+    monkeypatch.setattr(decider, "_decide", decide)
+    monkeypatch.setattr(decider, "_finish_step", finish_step)
+    with pytest.raises(asyncpg.LockNotAvailableError):
+        await work()
+
+    assert set(lanes[3:]) == await work()
+    assert all(isinstance(lane.inbox.error, asyncpg.LockNotAvailableError) for lane in lanes[:3])
+
+
+async def test_accounts_that_somebody_keeps_locked_in_three_partitions_hold_up_no_other_one(cluster: Settings) -> None:
+    """All of them come before the one that is free, in each turn that begins with the first."""
+    start = await ends(cluster, SEND_RESULTS)
+    locked = [in_partition(cluster, number) for number in (0, 1, 2)]
+    known, late = [send(each) for each in locked], [send(each) for each in locked]
+    free = [send(in_partition(cluster, 3)) for _ in range(5)]
+    holder = await connect_database(cluster)
+    async with living(cluster) as life:
+        await publish(cluster, SEND_REQUESTS, known)
+        await at_the_end(cluster, 0, 1, 2)
+        async with holder.transaction():
+            await holder.execute("select from accounts where account_id = any($1) for update", locked)
+            await publish(cluster, SEND_REQUESTS, [*late, *free])
+            await at_the_end(cluster, 3)
+        await at_the_end(cluster, 0, 1, 2)
+        await life.ready()
+        await settled(cluster)
+        answers = await read(cluster, start, 11)
+    await holder.close()
+
+    assert once_each([*known, *late, *free], answers)
 
 
 async def test_a_database_that_does_not_answer_in_time_is_no_lock(unasked: Settings) -> None:
