@@ -25,6 +25,7 @@ from tests.ledger.oracle_periods import (
     plain_period_of,
     plan_at,
 )
+from tests.ledger.oracle_refused import enforce_refused, note_refused
 from tests.ledger.oracle_state import Lot
 
 __all__ = ["RULES"]
@@ -37,7 +38,7 @@ def change_plan(case: Case) -> None:
     withdrawn = [lot for lot in lots_that_tell_of(case, periods[0]) if not lot.open and case.now < lot.expires_at]
     if case.account.subscription(case.data("subscription_id")).ended(start):
         case.answer("subscription_ended", details=told_of(case))
-    elif is_change_told(case) or plan_at(case, case.data("subscription_id"), start) == case.data("plan"):
+    elif is_change_told(case) or is_unchanged(case):
         tell_again(case)
     elif withdrawn:
         case.answer("period_already_granted", details=told_of(case) | {"grant_id": withdrawn[0].request_id})
@@ -46,6 +47,17 @@ def change_plan(case: Case) -> None:
         grant_new_plan(case, periods)
         cut_after_grant(case)
         case.notice_after_all()
+
+
+def is_unchanged(case: Case) -> bool:
+    """Whether a change is to the plan that is the one at its start.
+
+    One that was refused, and is in force since another plan is known before it, gives its period once it is sent again.
+    """
+    subscription, start = case.account.subscription(case.data("subscription_id")), case.data("period_start")
+    if start in subscription.refused and start in subscription.changes:
+        return False
+    return plan_at(case, case.data("subscription_id"), start) == case.data("plan")
 
 
 def tell_again(case: Case) -> None:
@@ -60,9 +72,11 @@ def tell_again(case: Case) -> None:
     if not openings:
         who = who_granted_next(case) if is_change_told(case) else who_granted(case)
         case.answer("plan_unchanged", details=told_of(case) | who)
+        note_refused(case)
         return
     note_told(case, openings[0].period.start)
     note_subscription(case, openings[0].period.start)
+    enforce_refused(case, openings[0].period.start)
     open_allotments(case, openings)
     cut_after_grant(case)
     case.notice_after_all()
@@ -166,6 +180,8 @@ def note_change(case: Case) -> None:
     }
     end = periods_of(case)[0].end  # by what was known before
     subscription.changes[start], subscription.change_ends[start] = case.data("plan"), end
+    subscription.refused.pop(start, None)
+    enforce_refused(case, start)
 
 
 RULES = {PLAN_CHANGED: change_plan}

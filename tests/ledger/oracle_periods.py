@@ -22,6 +22,7 @@ __all__ = [
     "lots_of_told_change",
     "lots_that_tell_of",
     "month_of",
+    "months_told",
     "next_change_of",
     "periods_of",
     "plain_period_of",
@@ -87,17 +88,26 @@ def is_outdated(case: Case) -> bool:
     return start < change.start + DAY or any(lot.period_start and lot.period_start >= change.start for lot in known)
 
 
+def changes_seen(subscription: Subscription, plan: str | None) -> dict[datetime, str]:
+    """Return where plan changes begin, and to which plan, as an event of a plan sees them.
+
+    That is with those that were refused since they were to the plan then known: they end the event's plan.
+    """
+    refused = {start: each.plan for start, each in subscription.refused.items() if plan and each.plan != plan}
+    return subscription.changes | refused
+
+
 def bound_of(case: Case) -> datetime | None:
     """Return where the next change to another plan begins."""
-    changes = case.account.subscription(case.data("subscription_id")).changes
     start, plan = case.data("period_start"), case.data("plan")
+    changes = changes_seen(case.account.subscription(case.data("subscription_id")), plan)
     return min((each for each, to in changes.items() if each > start and to != plan), default=None)
 
 
-def next_change_of(case: Case) -> datetime | None:
-    """Return where the first known plan change begins that is later than the event's own period."""
-    changes = case.account.subscription(case.data("subscription_id")).changes
-    return min((each for each in changes if each > case.data("period_start")), default=None)
+def next_change_of(case: Case, start: datetime | None = None) -> datetime | None:
+    """Return where the first known plan change begins that is later than the event's own period, or than `start`."""
+    changes = changes_seen(case.account.subscription(case.data("subscription_id")), case.data("plan"))
+    return min((each for each in changes if each > (start or case.data("period_start"))), default=None)
 
 
 def change_at(account: Account, subscription_id: str, instant: datetime) -> Change | None:
@@ -127,9 +137,10 @@ def tell_of(account: Account, subscription_id: str, period: Period, plan: str | 
 
     `plan`: of the period. A later change to the same plan begins nothing new where none to another one is between.
     """
-    changes = account.subscription(subscription_id).changes
-    others = [start for start, to in changes.items() if start > period.start and to != plan]
-    new = {start for start in changes if plan is None or any(other <= start for other in others)}
+    subscription = account.subscription(subscription_id)
+    seen = changes_seen(subscription, plan)
+    others = [start for start, to in seen.items() if start > period.start and to != plan]
+    new = {start for start in subscription.changes if plan is None or any(other <= start for other in others)}
     return [
         lot
         for lot in account.allotments_of(subscription_id)
@@ -164,9 +175,10 @@ def is_change_told(case: Case) -> bool:
     That change is to the same plan, and shares more than half of the shorter period with the event's first month.
     """
     next_change = next_change_of(case)
-    if not next_change:
+    subscription = case.account.subscription(case.data("subscription_id"))
+    if not next_change or next_change not in subscription.changes:
         return False
-    change = change_of(case.account.subscription(case.data("subscription_id")), next_change)
+    change = change_of(subscription, next_change)
     own = Period(change.start, change.end)
     return change.plan == case.data("plan") and months_told(case)[0].tells_of(own)
 

@@ -1,7 +1,8 @@
 -- What a plan change does: the old plan's lots that have not started make room, those that have are kept or forfeited,
 -- and the new plan gives its own. Part of grant_period.
 
--- Why a plan change is refused, and which event granted instead; a code of null where it is not.
+-- Why a plan change is refused, and which event granted instead; a code of null where it is not. One that was refused
+-- as `plan_unchanged`, and is in force since another plan is known before it, gives its period where it is sent again.
 create or replace function change_refused(
     p_request request, p_period told_period, p_first period, out code text, out granted_by uuid
 )
@@ -19,7 +20,15 @@ begin
         return;
     end if;
 
-    if plan_at(p_request.account, p_period.subscription_id, p_period.period_start) = p_period.plan then
+    if plan_at(p_request.account, p_period.subscription_id, p_period.period_start) = p_period.plan
+        and not exists (
+            select from subscriptions as s
+            cross join unnest(s.refused_changes) as u
+            where
+                s.account = p_request.account and s.subscription_id = p_period.subscription_id
+                and u.period_start = p_period.period_start and u.period_start = any(s.changes)
+        )
+    then
         code := 'plan_unchanged';
         select l.request_id into granted_by
         from lots as l
@@ -103,7 +112,9 @@ language plpgsql volatile
 set plan_cache_mode = force_generic_plan
 as $$
 declare
-    later timestamptz := next_change(p_request.account, p_period.subscription_id, p_period.period_start);
+    later timestamptz := next_change(
+        p_request.account, p_period.subscription_id, p_period.period_start, p_period.plan
+    );
     old record;
 begin
     for old in

@@ -32,6 +32,20 @@ as $$
     limit 1;
 $$;
 
+-- The changes as an event of a plan sees them: with those to other plans that were refused, since these were the plans
+-- known (subscriptions.refused_changes). The first of them ends the event's plan.
+create or replace function changes_seen(p_account bigint, p_subscription_id text, p_plan text)
+returns table (starts timestamptz, plan text)
+language sql stable
+as $$
+    select c.starts, c.plan from changes_of(p_account, p_subscription_id) as c
+    union all
+    select u.period_start, u.plan
+    from subscriptions as s
+    cross join unnest(s.refused_changes) as u
+    where s.account = p_account and s.subscription_id = p_subscription_id and u.plan <> p_plan;
+$$;
+
 -- Where the first known plan change begins that is later than an instant.
 create or replace function next_change(p_account bigint, p_subscription_id text, p_after timestamptz)
 returns timestamptz
@@ -40,8 +54,18 @@ as $$
     select min(c.starts) from changes_of(p_account, p_subscription_id) as c where c.starts > p_after;
 $$;
 
--- Where the first known change to another plan begins that is later than an instant. (One to a plan that nobody knows
--- counts, too.)
+-- The same as an event of a plan sees it.
+create or replace function next_change(
+    p_account bigint, p_subscription_id text, p_after timestamptz, p_plan text
+)
+returns timestamptz
+language sql stable
+as $$
+    select min(c.starts) from changes_seen(p_account, p_subscription_id, p_plan) as c where c.starts > p_after;
+$$;
+
+-- Where the first change to another plan begins that is later than an instant, as an event of a plan sees it. (One to a
+-- plan that nobody knows counts, too.)
 create or replace function next_other_plan(
     p_account bigint, p_subscription_id text, p_after timestamptz, p_plan text
 )
@@ -49,7 +73,7 @@ returns timestamptz
 language sql stable
 as $$
     select min(c.starts)
-    from changes_of(p_account, p_subscription_id) as c
+    from changes_seen(p_account, p_subscription_id, p_plan) as c
     where c.starts > p_after and c.plan is distinct from p_plan;
 $$;
 
@@ -123,9 +147,8 @@ create or replace function change_told(
 language sql stable
 as $$
     select c.starts, own.plan, own.request_id
-    from change_at(
-        p_account, p_period.subscription_id, next_change(p_account, p_period.subscription_id, p_period.period_start)
-    ) as c
+    from next_change(p_account, p_period.subscription_id, p_period.period_start, p_period.plan) as next (starts)
+    inner join changes_of(p_account, p_period.subscription_id) as c on next.starts = c.starts
     left join lateral (
         select l.plan, l.request_id, l.period_start, end_of_period(l) as ends
         from lots as l
