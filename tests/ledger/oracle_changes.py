@@ -180,6 +180,7 @@ def note_change(case: Case) -> None:
     }
     end = periods_of(case)[0].end  # by what was known before
     subscription.changes[start], subscription.change_ends[start] = case.data("plan"), end
+    subscription.change_credits[start] = case.terms.plans[case.data("plan")].credits
     subscription.refused.pop(start, None)
     enforce_refused(case, start)
 

@@ -135,23 +135,43 @@ def anchor_told_by(case: Case) -> int:
 def tell_of(account: Account, subscription_id: str, period: Period, plan: str | None = None) -> list[Lot]:
     """Rule 11: the allotments of a subscription that are for the same period, voided ones too, in opening order.
 
-    `plan`: of the period. A later change to the same plan begins nothing new where none to another one is between.
+    `plan`: of the period. A later change to the same plan begins nothing new where none to another one is between. Nor
+    does the period of a change after a lot of the same plan that goes on.
     """
     subscription = account.subscription(subscription_id)
     seen = changes_seen(subscription, plan)
     others = [start for start, to in seen.items() if start > period.start and to != plan]
     new = {start for start in subscription.changes if plan is None or any(other <= start for other in others)}
-    return [
-        lot
-        for lot in account.allotments_of(subscription_id)
-        if period.tells_of(replace(plain_period_of(lot), begins_change=lot.period_start in new))
-    ]
+    found = []
+    for lot in account.allotments_of(subscription_id):
+        begins_change = period.begins_change and not (lot.plan == plan and goes_on(account, lot, period.start))
+        own = replace(period, begins_change=begins_change)
+        if own.tells_of(replace(plain_period_of(lot), begins_change=lot.period_start in new)):
+            found.append(lot)
+    return found
+
+
+def goes_on(account: Account, lot: Lot, start: datetime) -> bool:
+    """Whether a lot is of the month, too, with which a change to its own plan begins later.
+
+    Nothing tells of another plan between, and the lot does not count for the month of a change to another plan.
+    """
+    assert lot.subscription_id
+    assert lot.period_start
+    told = plans_told(account, lot.subscription_id)
+    if any(lot.period_start <= each <= start and plan != lot.plan for each, _, _, plan in told):
+        return False
+    change = change_at(account, lot.subscription_id, lot.period_start)
+    if not change or change.plan == lot.plan or not change.period.tells_of(plain_period_of(lot)):
+        return True
+    return account.subscription(lot.subscription_id).change_credits[change.start] == 0
 
 
 def lots_against(account: Account, subscription_id: str, period: Period, plan: str) -> list[Lot]:
     """Return those of them that a plan's month is held against.
 
-    What began before a change has no month after it, where the change is to this plan or the lot is of another.
+    What began before a change has no month after it, where the lot is of another plan, or the change is to this one and
+    the lot does not go on.
     """
     change = change_at(account, subscription_id, period.start)
     known = tell_of(account, subscription_id, period, plan)
@@ -160,7 +180,9 @@ def lots_against(account: Account, subscription_id: str, period: Period, plan: s
     return [
         lot
         for lot in known
-        if lot.period_start and (lot.period_start >= change.start or (lot.plan == plan and change.plan != plan))
+        if lot.period_start
+        if lot.period_start >= change.start
+        or (lot.plan == plan and (change.plan != plan or goes_on(account, lot, change.start)))
     ]
 
 
@@ -215,11 +237,11 @@ def month_of(start: datetime) -> Period:
     return Period(start, anchored(start, start.day, 1))
 
 
-def stays_for_change(case: Case, lot: Lot) -> bool:
+def stays_for_change(account: Account, lot: Lot) -> bool:
     """Whether a lot of an old plan has stayed for a change's own period, and begins later: it tells of no plan."""
     assert lot.subscription_id
     assert lot.period_start
-    change = change_at(case.account, lot.subscription_id, lot.period_start)
+    change = change_at(account, lot.subscription_id, lot.period_start)
     if not change or change.start == lot.period_start or change.plan == lot.plan:
         return False
     return change.period.tells_of(plain_period_of(lot))
@@ -234,17 +256,23 @@ def plan_at(case: Case, subscription_id: str, instant: datetime) -> str | None:
 
 
 def plan_begun(case: Case, subscription_id: str, instant: datetime) -> str | None:
-    """Return the plan at an instant as the latest of what began by then tells it: a lot, a change, a period told.
+    """Return the plan at an instant as the latest of what began by then tells it."""
+    told = plans_told(case.account, subscription_id)
+    return max((known for known in told if known[0] <= instant), default=(None, 0, 0, None))[3]
+
+
+def plans_told(account: Account, subscription_id: str) -> list[tuple[datetime, int, int, str | None]]:
+    """Return what tells of a plan, and from when on: a lot, a change, a period told.
 
     A change may leave no lot of its own, nor may a period. A period told counts before a change with the same start,
     which would have removed it.
     """
-    subscription = case.account.subscription(subscription_id)
-    lots = [lot for lot in case.account.lots_of(subscription_id) if not lot.freed and not stays_for_change(case, lot)]
+    subscription = account.subscription(subscription_id)
+    lots = [lot for lot in account.lots_of(subscription_id) if not lot.freed and not stays_for_change(account, lot)]
     told = [(lot.period_start, 0, lot.lot, lot.plan) for lot in lots if lot.period_start]
     told += [(start, 1, 0, plan) for start, plan in subscription.changes.items()]
     told += [(start, 2, 0, plan) for start, plan in subscription.told.items()]
-    return max((known for known in told if known[0] <= instant), default=(None, 0, 0, None))[3]
+    return told
 
 
 def credits_lacking(case: Case, subscription_id: str, plan: str, credits_: int, period: Period) -> int | None:

@@ -31,6 +31,7 @@ def enforce_refused(case: Case, start: datetime) -> None:
     if plan_at(case, case.data("subscription_id"), then - MOMENT) == refused.plan:
         return
     subscription.changes[then], subscription.change_ends[then] = refused.plan, refused.end
+    subscription.change_credits[then] = refused.credits
     if subscription.period_start and subscription.period_start < then:
         subscription.plan, subscription.credits = refused.plan, refused.credits
         subscription.period_start, subscription.anchor_day = then, refused.anchor_day

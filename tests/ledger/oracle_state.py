@@ -138,6 +138,7 @@ class Subscription:
     anchor_day: int = 0
     changes: dict[datetime, str] = field(default_factory=dict)  # where its plan changes begin, and to which plan
     change_ends: dict[datetime, datetime] = field(default_factory=dict)  # and where the period ends that each begins
+    change_credits: dict[datetime, int] = field(default_factory=dict)  # and what its plan gives
     told: dict[datetime, str] = field(default_factory=dict)  # periods of another plan that no lot tells of
     refused: dict[datetime, RefusedChange] = field(default_factory=dict)  # those among `changes` are in force
     ends_at: datetime | None = None

@@ -8,7 +8,7 @@ from tests.ledger.book import Book, at
 from workers.ledger.store import FUNCTIONS
 
 AS_IT_WAS = """
-alter table subscriptions drop column refused_changes;
+alter table subscriptions drop column refused_changes, drop column change_credits;
 delete from migrations where name like '0026%';
 """
 CAREER, BUSINESS = "premium_career", "premium_business"
@@ -37,3 +37,19 @@ async def test_a_change_back_refused_before_the_upgrade_is_not_known_and_one_ref
 
     plans = "select plan_at(account, 's-1', '2030-01-25') from accounts order by account_id"
     assert [BUSINESS, CAREER] == [row[0] for row in await book.connection.fetch(plans)]
+
+
+async def test_changes_noted_before_the_upgrade_stay_in_their_order_beside_later_ones(book: Book) -> None:
+    """What their plans give is not known: a month beside one is decided as by the version before."""
+    book.now = at("2030-01-10 02:00")
+    await book.decide(
+        book.renewed(plan=BUSINESS, period_start=at("2030-01-10")),
+        book.changed(plan="basic", period_start=at("2030-01-01"), period_end=at("2030-02-01")),
+    )
+    await _upgrade(book.connection)
+
+    answer = await book.one(book.changed(plan=BUSINESS, period_start=at("2030-01-10 01:00")))
+
+    assert ("granted", 15) == (answer["code"], answer["credits"])
+    changes = await book.connection.fetch("select starts, credits from changes_of(1, 's-1') order by n")
+    assert [(at("2030-01-01"), None), (at("2030-01-10 01:00"), 15)] == [tuple(row) for row in changes]

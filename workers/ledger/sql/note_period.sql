@@ -66,7 +66,7 @@ begin
 end;
 $$;
 
--- Notes a plan change.
+-- Notes a plan change, and what its plan gives.
 create or replace function note_change(p_account bigint, p_period told_period, p_ends timestamptz)
 returns void
 language sql volatile
@@ -75,12 +75,14 @@ as $$
         changed_at = greatest(s.changed_at, p_period.period_start),
         changes = others.changes || p_period.period_start,
         change_plans = others.change_plans || p_period.plan,
-        change_ends = others.change_ends || p_ends
+        change_ends = others.change_ends || p_ends,
+        change_credits = others.change_credits || p_period.credits
     from (
         select
             coalesce(array_agg(c.starts order by c.n), '{}') as changes,
             coalesce(array_agg(c.plan order by c.n), '{}') as change_plans,
-            coalesce(array_agg(c.ends order by c.n), '{}') as change_ends
+            coalesce(array_agg(c.ends order by c.n), '{}') as change_ends,
+            coalesce(array_agg(c.credits order by c.n), '{}') as change_credits
         from changes_of(p_account, p_period.subscription_id) as c
         where c.starts <> p_period.period_start
     ) as others
