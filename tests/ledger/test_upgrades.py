@@ -53,3 +53,23 @@ async def test_changes_noted_before_the_upgrade_stay_in_their_order_beside_later
     assert ("granted", 15) == (answer["code"], answer["credits"])
     changes = await book.connection.fetch("select starts, credits from changes_of(1, 's-1') order by n")
     assert [(at("2030-01-01"), None), (at("2030-01-10 01:00"), 15)] == [tuple(row) for row in changes]
+
+
+async def test_a_lot_that_was_forfeited_before_the_upgrade_does_not_refuse_an_earlier_change(book: Book) -> None:
+    """Nor did the version before 0025 note that it was withdrawn: the journal tells how it was closed."""
+    book.catalogue.plans["strict"] = book.catalogue.plans[CAREER].model_copy(update={"on_change": "forfeit"})
+    book.now = at("2030-02-03")
+    await book.decide(
+        book.renewed("alice", plan="strict", period_start=at("2030-02-01")),
+        book.changed("alice", plan="recruiter", period_start=at("2030-02-03")),
+        old := book.renewed("bob", plan="strict", period_start=at("2030-02-01")),
+        book.voided(old.id, "bob"),
+    )
+    await book.connection.execute("update lots set withdrawn = null")
+    await _upgrade(book.connection)
+
+    answers = await book.decide(
+        *[book.changed(account, plan=BUSINESS, period_start=at("2030-02-01")) for account in ("alice", "bob")]
+    )
+
+    assert ["granted", "period_already_granted"] == [answer["code"] for answer in answers]

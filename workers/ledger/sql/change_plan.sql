@@ -41,8 +41,8 @@ begin
     end if;
 
     select l.request_id into granted_by
-    from lots_of_period(p_request.account, p_period.subscription_id, p_first) as l
-    where not l.open and p_request.as_of < l.expires_at
+    from lots_against(p_request.account, p_period.subscription_id, p_first, p_period.plan) as l
+    where p_request.as_of < l.expires_at and is_voided(l)
     order by l.lot
     limit 1;
     code := case when granted_by is not null then 'period_already_granted' end;
@@ -189,7 +189,8 @@ as $$
     );
 $$;
 
--- The lot that stays for a period, if one does, whether it can be spent, and what was granted for the period in all.
+-- The lot that stays for a period, if one does, whether what tops it up can be spent, and what was granted for the
+-- period in all. (One that a later change has forfeited, since that was read first, is topped up all the same.)
 create or replace function lots_kept(
     p_request request, p_told told_period, p_period period,
     out lot integer, out starts timestamptz, out ends timestamptz, out is_spendable boolean, out granted bigint
@@ -202,7 +203,7 @@ as $$
 
     select
         first.lot, first.period_start, end_of_period(first),
-        first.open and first.granted_at <= p_request.as_of and p_request.as_of < first.expires_at,
+        first.granted_at <= p_request.as_of and p_request.as_of < first.expires_at and not is_voided(first),
         (
             select sum(l.granted) from lots as l
             where

@@ -292,3 +292,17 @@ as $$
         )
     );
 $$;
+
+-- Whether billing withdrew a lot: one that a plan change has forfeited was paid. Of a plan that forfeits only the
+-- journal tells which it was.
+create or replace function is_voided(p_lot lots)
+returns boolean
+language sql stable
+as $$
+    select is_withdrawn(p_lot) and (
+        p_lot.on_change = 'keep' or exists (
+            select from journal as j
+            where j.account = p_lot.account and j.lot = p_lot.lot and j.code = 'voided'
+        )
+    );
+$$;
