@@ -217,13 +217,21 @@ class EventMaker:
         return data if move.c else data | {"plan": PLANS[move.d % len(PLANS)]}
 
     def _late_change(self) -> dict[str, Any]:
-        """Return a change for a period that has a lot, one that has started or that waits, or before it."""
+        """Return a change for a period that has a lot, one that has started or that waits, or before it.
+
+        Sometimes for one whose lot a later change has forfeited, or before a change that was refused.
+        """
         move = self._move
         lots = self._state.lots_of(self._subscription_id)
         if not lots:
             return self._period()
         near = sorted(lots, key=lambda lot: abs(lot.granted_at - self.now))
-        start = near[move.b % 4 % len(lots)].period_start
+        forfeited = [lot for lot in near if lot.on_change == "forfeit" and lot.withdrawn and self.now < lot.expires_at]
+        if forfeited and move.b % 2:
+            near = forfeited
+        start = near[move.b % 4 % len(near)].period_start
+        if self._subscription.refused and move.b > 3:
+            start = max(self._subscription.refused)
         assert start
         start -= (timedelta(), HOUR)[move.b // 7] + LATE[move.a // 2 % len(LATE)]
         data = {"subscription_id": self._subscription_id, "plan": PLANS[move.c % 6], "period_start": start}

@@ -19,12 +19,12 @@ from tests.ledger.oracle_periods import (
     is_change_told,
     lots_against,
     lots_of_change,
-    lots_that_tell_of,
     next_change_of,
     periods_of,
     plain_period_of,
     plan_at,
 )
+from tests.ledger.oracle_refused import enforce_refused, note_refused
 from tests.ledger.oracle_state import Lot
 
 __all__ = ["RULES"]
@@ -34,18 +34,35 @@ def change_plan(case: Case) -> None:
     """Rule 12: what the old plan gave ends as it says, and the new plan grants for the change's own periods."""
     start = case.data("period_start")
     periods = periods_of(case)
-    withdrawn = [lot for lot in lots_that_tell_of(case, periods[0]) if not lot.open and case.now < lot.expires_at]
+    kept = lots_against(case.account, case.data("subscription_id"), periods[0], case.data("plan"))
+    voided = [lot for lot in kept if is_voided(case, lot) and case.now < lot.expires_at]
     if case.account.subscription(case.data("subscription_id")).ended(start):
         case.answer("subscription_ended", details=told_of(case))
-    elif is_change_told(case) or plan_at(case, case.data("subscription_id"), start) == case.data("plan"):
+    elif is_change_told(case) or is_unchanged(case):
         tell_again(case)
-    elif withdrawn:
-        case.answer("period_already_granted", details=told_of(case) | {"grant_id": withdrawn[0].request_id})
+    elif voided:
+        case.answer("period_already_granted", details=told_of(case) | {"grant_id": voided[0].request_id})
     else:
         close_old_lots(case)
         grant_new_plan(case, periods)
         cut_after_grant(case)
         case.notice_after_all()
+
+
+def is_voided(case: Case, lot: Lot) -> bool:
+    """Whether billing withdrew a lot. A plan change that forfeits one does not."""
+    return any(row.lot == lot.lot and row.code == "voided" for row in case.account.journal)
+
+
+def is_unchanged(case: Case) -> bool:
+    """Whether a change is to the plan that is the one at its start.
+
+    One that was refused, and is in force since another plan is known before it, gives its period once it is sent again.
+    """
+    subscription, start = case.account.subscription(case.data("subscription_id")), case.data("period_start")
+    if start in subscription.refused and start in subscription.changes:
+        return False
+    return plan_at(case, case.data("subscription_id"), start) == case.data("plan")
 
 
 def tell_again(case: Case) -> None:
@@ -60,9 +77,11 @@ def tell_again(case: Case) -> None:
     if not openings:
         who = who_granted_next(case) if is_change_told(case) else who_granted(case)
         case.answer("plan_unchanged", details=told_of(case) | who)
+        note_refused(case)
         return
     note_told(case, openings[0].period.start)
     note_subscription(case, openings[0].period.start)
+    enforce_refused(case, openings[0].period.start)
     open_allotments(case, openings)
     cut_after_grant(case)
     case.notice_after_all()
@@ -138,12 +157,16 @@ def grant_new_plan(case: Case, periods: list[Period]) -> None:
 
 
 def opening_for(case: Case, period: Period, kept: list[Lot], credits_: int) -> Opening | None:
-    """Return what a period gets: all credits, or the difference to what it was granted, or nothing."""
+    """Return what a period gets: all credits, or the difference to what it was granted, or nothing.
+
+    A lot that a later change has forfeited, since that was read first, is topped up all the same.
+    """
     if not kept:
         return Opening(period, credits_) if credits_ else None
     numbers = [lot.lot for lot in kept]
     granted = sum(lot.granted for lot in case.account.lots if lot.lot in numbers or lot.tops_up in numbers)
-    if credits_ > granted and kept[0].spendable(case.now):
+    is_alive = kept[0].started(case.now) and case.now < kept[0].expires_at and not is_voided(case, kept[0])
+    if credits_ > granted and is_alive:
         return Opening(period, credits_ - granted, kept[0])
     return None
 
@@ -166,6 +189,9 @@ def note_change(case: Case) -> None:
     }
     end = periods_of(case)[0].end  # by what was known before
     subscription.changes[start], subscription.change_ends[start] = case.data("plan"), end
+    subscription.change_credits[start] = case.terms.plans[case.data("plan")].credits
+    subscription.refused.pop(start, None)
+    enforce_refused(case, start)
 
 
 RULES = {PLAN_CHANGED: change_plan}

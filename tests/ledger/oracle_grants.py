@@ -19,6 +19,7 @@ from tests.ledger.oracle_periods import (
     plan_at,
     plan_begun,
 )
+from tests.ledger.oracle_refused import enforce_refused
 from tests.ledger.oracle_state import Lot
 
 __all__ = [
@@ -69,6 +70,7 @@ def allot(case: Case) -> None:
     else:
         note_told(case, openings[0].period.start)
         note_subscription(case, openings[0].period.start)
+        enforce_refused(case, openings[0].period.start)
         if case.terms.plans[case.data("plan")].credits == 0:
             case.answer("no_credits_in_plan", details=told_of(case))
         else:
@@ -98,6 +100,8 @@ def cut_after_grant(case: Case) -> None:
         return
     bound = bound_of(case)
     changes = case.account.subscription(case.data("subscription_id")).changes
+    others = [each for each, plan in changes.items() if bound and bound <= each and plan != case.data("plan")]
+    bound = min(others, default=None)  # what is not in force takes nothing
     begun = [each for each in sorted(changes) if bound and bound <= each <= case.now]
     for change in [*begun, None]:
         started = [lot for lot in lots if lot.spendable(case.now) and (change is None or lot.granted_at < change)]

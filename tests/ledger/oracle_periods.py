@@ -22,6 +22,7 @@ __all__ = [
     "lots_of_told_change",
     "lots_that_tell_of",
     "month_of",
+    "months_told",
     "next_change_of",
     "periods_of",
     "plain_period_of",
@@ -87,17 +88,26 @@ def is_outdated(case: Case) -> bool:
     return start < change.start + DAY or any(lot.period_start and lot.period_start >= change.start for lot in known)
 
 
+def changes_seen(subscription: Subscription, plan: str | None) -> dict[datetime, str]:
+    """Return where plan changes begin, and to which plan, as an event of a plan sees them.
+
+    That is with those that were refused since they were to the plan then known: they end the event's plan.
+    """
+    refused = {start: each.plan for start, each in subscription.refused.items() if plan and each.plan != plan}
+    return subscription.changes | refused
+
+
 def bound_of(case: Case) -> datetime | None:
     """Return where the next change to another plan begins."""
-    changes = case.account.subscription(case.data("subscription_id")).changes
     start, plan = case.data("period_start"), case.data("plan")
+    changes = changes_seen(case.account.subscription(case.data("subscription_id")), plan)
     return min((each for each, to in changes.items() if each > start and to != plan), default=None)
 
 
-def next_change_of(case: Case) -> datetime | None:
-    """Return where the first known plan change begins that is later than the event's own period."""
-    changes = case.account.subscription(case.data("subscription_id")).changes
-    return min((each for each in changes if each > case.data("period_start")), default=None)
+def next_change_of(case: Case, start: datetime | None = None) -> datetime | None:
+    """Return where the first known plan change begins that is later than the event's own period, or than `start`."""
+    changes = changes_seen(case.account.subscription(case.data("subscription_id")), case.data("plan"))
+    return min((each for each in changes if each > (start or case.data("period_start"))), default=None)
 
 
 def change_at(account: Account, subscription_id: str, instant: datetime) -> Change | None:
@@ -125,22 +135,43 @@ def anchor_told_by(case: Case) -> int:
 def tell_of(account: Account, subscription_id: str, period: Period, plan: str | None = None) -> list[Lot]:
     """Rule 11: the allotments of a subscription that are for the same period, voided ones too, in opening order.
 
-    `plan`: of the period. A later change to the same plan begins nothing new where none to another one is between.
+    `plan`: of the period. A later change to the same plan begins nothing new where none to another one is between. Nor
+    does the period of a change after a lot of the same plan that goes on.
     """
-    changes = account.subscription(subscription_id).changes
-    others = [start for start, to in changes.items() if start > period.start and to != plan]
-    new = {start for start in changes if plan is None or any(other <= start for other in others)}
-    return [
-        lot
-        for lot in account.allotments_of(subscription_id)
-        if period.tells_of(replace(plain_period_of(lot), begins_change=lot.period_start in new))
-    ]
+    subscription = account.subscription(subscription_id)
+    seen = changes_seen(subscription, plan)
+    others = [start for start, to in seen.items() if start > period.start and to != plan]
+    new = {start for start in subscription.changes if plan is None or any(other <= start for other in others)}
+    found = []
+    for lot in account.allotments_of(subscription_id):
+        begins_change = period.begins_change and not (lot.plan == plan and goes_on(account, lot, period.start))
+        own = replace(period, begins_change=begins_change)
+        if own.tells_of(replace(plain_period_of(lot), begins_change=lot.period_start in new)):
+            found.append(lot)
+    return found
+
+
+def goes_on(account: Account, lot: Lot, start: datetime) -> bool:
+    """Whether a lot is of the month, too, with which a change to its own plan begins later.
+
+    Nothing tells of another plan between, and the lot does not count for the month of a change to another plan.
+    """
+    assert lot.subscription_id
+    assert lot.period_start
+    told = plans_told(account, lot.subscription_id)
+    if any(lot.period_start <= each <= start and plan != lot.plan for each, _, _, plan in told):
+        return False
+    change = change_at(account, lot.subscription_id, lot.period_start)
+    if not change or change.plan == lot.plan or not change.period.tells_of(plain_period_of(lot)):
+        return True
+    return account.subscription(lot.subscription_id).change_credits[change.start] == 0
 
 
 def lots_against(account: Account, subscription_id: str, period: Period, plan: str) -> list[Lot]:
     """Return those of them that a plan's month is held against.
 
-    What began before a change has no month after it, where the change is to this plan or the lot is of another.
+    What began before a change has no month after it, where the lot is of another plan, or the change is to this one and
+    the lot does not go on.
     """
     change = change_at(account, subscription_id, period.start)
     known = tell_of(account, subscription_id, period, plan)
@@ -149,7 +180,9 @@ def lots_against(account: Account, subscription_id: str, period: Period, plan: s
     return [
         lot
         for lot in known
-        if lot.period_start and (lot.period_start >= change.start or (lot.plan == plan and change.plan != plan))
+        if lot.period_start
+        if lot.period_start >= change.start
+        or (lot.plan == plan and (change.plan != plan or goes_on(account, lot, change.start)))
     ]
 
 
@@ -164,9 +197,10 @@ def is_change_told(case: Case) -> bool:
     That change is to the same plan, and shares more than half of the shorter period with the event's first month.
     """
     next_change = next_change_of(case)
-    if not next_change:
+    subscription = case.account.subscription(case.data("subscription_id"))
+    if not next_change or next_change not in subscription.changes:
         return False
-    change = change_of(case.account.subscription(case.data("subscription_id")), next_change)
+    change = change_of(subscription, next_change)
     own = Period(change.start, change.end)
     return change.plan == case.data("plan") and months_told(case)[0].tells_of(own)
 
@@ -203,11 +237,11 @@ def month_of(start: datetime) -> Period:
     return Period(start, anchored(start, start.day, 1))
 
 
-def stays_for_change(case: Case, lot: Lot) -> bool:
+def stays_for_change(account: Account, lot: Lot) -> bool:
     """Whether a lot of an old plan has stayed for a change's own period, and begins later: it tells of no plan."""
     assert lot.subscription_id
     assert lot.period_start
-    change = change_at(case.account, lot.subscription_id, lot.period_start)
+    change = change_at(account, lot.subscription_id, lot.period_start)
     if not change or change.start == lot.period_start or change.plan == lot.plan:
         return False
     return change.period.tells_of(plain_period_of(lot))
@@ -222,17 +256,23 @@ def plan_at(case: Case, subscription_id: str, instant: datetime) -> str | None:
 
 
 def plan_begun(case: Case, subscription_id: str, instant: datetime) -> str | None:
-    """Return the plan at an instant as the latest of what began by then tells it: a lot, a change, a period told.
+    """Return the plan at an instant as the latest of what began by then tells it."""
+    told = plans_told(case.account, subscription_id)
+    return max((known for known in told if known[0] <= instant), default=(None, 0, 0, None))[3]
+
+
+def plans_told(account: Account, subscription_id: str) -> list[tuple[datetime, int, int, str | None]]:
+    """Return what tells of a plan, and from when on: a lot, a change, a period told.
 
     A change may leave no lot of its own, nor may a period. A period told counts before a change with the same start,
     which would have removed it.
     """
-    subscription = case.account.subscription(subscription_id)
-    lots = [lot for lot in case.account.lots_of(subscription_id) if not lot.freed and not stays_for_change(case, lot)]
+    subscription = account.subscription(subscription_id)
+    lots = [lot for lot in account.lots_of(subscription_id) if not lot.freed and not stays_for_change(account, lot)]
     told = [(lot.period_start, 0, lot.lot, lot.plan) for lot in lots if lot.period_start]
     told += [(start, 1, 0, plan) for start, plan in subscription.changes.items()]
     told += [(start, 2, 0, plan) for start, plan in subscription.told.items()]
-    return max((known for known in told if known[0] <= instant), default=(None, 0, 0, None))[3]
+    return told
 
 
 def credits_lacking(case: Case, subscription_id: str, plan: str, credits_: int, period: Period) -> int | None:

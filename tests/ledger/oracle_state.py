@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-__all__ = ["Account", "Lot", "Plan", "Request", "Row", "Subscription", "Terms"]
+__all__ = ["Account", "Lot", "Plan", "RefusedChange", "Request", "Row", "Subscription", "Terms"]
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,16 @@ class Lot:
         return self.started(instant) and not self.ended(instant)
 
 
+@dataclass(frozen=True)
+class RefusedChange:
+    """A plan change to the plan that was known at its start."""
+
+    plan: str
+    credits: int
+    end: datetime  # of its first month
+    anchor_day: int
+
+
 @dataclass
 class Subscription:
     """What is known of a subscription; of one that was only cancelled, nothing but its end."""
@@ -128,7 +138,9 @@ class Subscription:
     anchor_day: int = 0
     changes: dict[datetime, str] = field(default_factory=dict)  # where its plan changes begin, and to which plan
     change_ends: dict[datetime, datetime] = field(default_factory=dict)  # and where the period ends that each begins
+    change_credits: dict[datetime, int] = field(default_factory=dict)  # and what its plan gives
     told: dict[datetime, str] = field(default_factory=dict)  # periods of another plan that no lot tells of
+    refused: dict[datetime, RefusedChange] = field(default_factory=dict)  # those among `changes` are in force
     ends_at: datetime | None = None
 
     def ended(self, instant: datetime) -> bool:

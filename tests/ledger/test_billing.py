@@ -62,7 +62,9 @@ async def test_a_lot_of_an_older_version_uses_a_month_of_its_subscription(book: 
 async def test_the_plan_change_that_an_older_version_noted_is_kept_beside_new_ones(book: Book) -> None:
     """Before migration 0021 only where the latest change begins was noted; the next change does not replace that."""
     await book.decide(book.changed(plan="premium_business", period_start=at("2030-02-01")))
-    await book.connection.execute("update subscriptions set changes = '{}', change_plans = '{}', change_ends = '{}'")
+    await book.connection.execute(
+        "update subscriptions set changes = '{}', change_plans = '{}', change_ends = '{}', change_credits = '{}'"
+    )
 
     await book.decide(book.changed(plan="recruiter_lite", period_start=at("2030-05-01")))
     await book.decide(book.activated(term="annual", period_end=at("2031-01-01")))

@@ -317,6 +317,7 @@ MISTAKES = {
     "a change is a twin of what began before it": planted(Period, "tells_of", shares_more_than_half),
     "a late change tops nothing up": planted(oracle_changes, "opening_for", all_or_nothing),
     "a late allotment is held to its own cap": planted(oracle_grants, "cut_after_grant", own_cap_alone),
+    "a change that is refused is forgotten": planted(oracle_changes, "note_refused", nothing),
     "an earlier change closes a later one's lots": planted(oracle_changes, "close_old_lots", whatever_waits),
     "the end of a period that was told is not named": planted(oracle_sends, "renewals_due", lambda *_: iter(())),
     "a lot that waits is not named": planted(oracle_sends, "waiting", lambda *_: []),

@@ -1,7 +1,8 @@
 -- What a plan change does: the old plan's lots that have not started make room, those that have are kept or forfeited,
 -- and the new plan gives its own. Part of grant_period.
 
--- Why a plan change is refused, and which event granted instead; a code of null where it is not.
+-- Why a plan change is refused, and which event granted instead; a code of null where it is not. One that was refused
+-- as `plan_unchanged`, and is in force since another plan is known before it, gives its period where it is sent again.
 create or replace function change_refused(
     p_request request, p_period told_period, p_first period, out code text, out granted_by uuid
 )
@@ -19,7 +20,15 @@ begin
         return;
     end if;
 
-    if plan_at(p_request.account, p_period.subscription_id, p_period.period_start) = p_period.plan then
+    if plan_at(p_request.account, p_period.subscription_id, p_period.period_start) = p_period.plan
+        and not exists (
+            select from subscriptions as s
+            cross join unnest(s.refused_changes) as u
+            where
+                s.account = p_request.account and s.subscription_id = p_period.subscription_id
+                and u.period_start = p_period.period_start and u.period_start = any(s.changes)
+        )
+    then
         code := 'plan_unchanged';
         select l.request_id into granted_by
         from lots as l
@@ -32,8 +41,8 @@ begin
     end if;
 
     select l.request_id into granted_by
-    from lots_of_period(p_request.account, p_period.subscription_id, p_first) as l
-    where not l.open and p_request.as_of < l.expires_at
+    from lots_against(p_request.account, p_period.subscription_id, p_first, p_period.plan) as l
+    where p_request.as_of < l.expires_at and is_voided(l)
     order by l.lot
     limit 1;
     code := case when granted_by is not null then 'period_already_granted' end;
@@ -103,7 +112,9 @@ language plpgsql volatile
 set plan_cache_mode = force_generic_plan
 as $$
 declare
-    later timestamptz := next_change(p_request.account, p_period.subscription_id, p_period.period_start);
+    later timestamptz := next_change(
+        p_request.account, p_period.subscription_id, p_period.period_start, p_period.plan
+    );
     old record;
 begin
     for old in
@@ -178,7 +189,8 @@ as $$
     );
 $$;
 
--- The lot that stays for a period, if one does, whether it can be spent, and what was granted for the period in all.
+-- The lot that stays for a period, if one does, whether what tops it up can be spent, and what was granted for the
+-- period in all. (One that a later change has forfeited, since that was read first, is topped up all the same.)
 create or replace function lots_kept(
     p_request request, p_told told_period, p_period period,
     out lot integer, out starts timestamptz, out ends timestamptz, out is_spendable boolean, out granted bigint
@@ -191,7 +203,7 @@ as $$
 
     select
         first.lot, first.period_start, end_of_period(first),
-        first.open and first.granted_at <= p_request.as_of and p_request.as_of < first.expires_at,
+        first.granted_at <= p_request.as_of and p_request.as_of < first.expires_at and not is_voided(first),
         (
             select sum(l.granted) from lots as l
             where

@@ -2,20 +2,24 @@
 -- is read late, or was sent by who did not know of a change.
 
 -- The plan changes that a subscription knows: where each begins, to which plan it is, where the period ends that it
--- begins, and its place in the order in which they were read. (Versions before noted less of a change: no end, or no
--- plan either, or only where the latest change begins.)
+-- begins, what the plan gives, and its place in the order in which they were read. (Versions before noted less of a
+-- change: no credits, or no end, or no plan either, or only where the latest change begins.)
 create or replace function changes_of(p_account bigint, p_subscription_id text)
-returns table (starts timestamptz, plan text, ends timestamptz, n bigint)
+returns table (starts timestamptz, plan text, ends timestamptz, credits integer, n bigint)
 language sql stable
 as $$
-    select c.starts, c.plan, c.ends, c.n
+    select c.starts, c.plan, c.ends, c.credits, c.n
     from subscriptions as s
     cross join lateral (
-        select s.changed_at as starts, null::text as plan, null::timestamptz as ends, 0::bigint as n
+        select
+            s.changed_at as starts, null::text as plan, null::timestamptz as ends, null::integer as credits,
+            0::bigint as n
         where s.changed_at <> all(s.changes)
         union all
-        select u.starts, u.plan, u.ends, u.n
-        from unnest(s.changes, s.change_plans, s.change_ends) with ordinality as u (starts, plan, ends, n)
+        select u.*
+        from unnest(s.changes, s.change_plans, s.change_ends, s.change_credits) with ordinality as u (
+            starts, plan, ends, credits, n
+        )
     ) as c
     where s.account = p_account and s.subscription_id = p_subscription_id;
 $$;
@@ -32,6 +36,20 @@ as $$
     limit 1;
 $$;
 
+-- The changes as an event of a plan sees them: with those to other plans that were refused, since these were the plans
+-- known (subscriptions.refused_changes). The first of them ends the event's plan.
+create or replace function changes_seen(p_account bigint, p_subscription_id text, p_plan text)
+returns table (starts timestamptz, plan text)
+language sql stable
+as $$
+    select c.starts, c.plan from changes_of(p_account, p_subscription_id) as c
+    union all
+    select u.period_start, u.plan
+    from subscriptions as s
+    cross join unnest(s.refused_changes) as u
+    where s.account = p_account and s.subscription_id = p_subscription_id and u.plan <> p_plan;
+$$;
+
 -- Where the first known plan change begins that is later than an instant.
 create or replace function next_change(p_account bigint, p_subscription_id text, p_after timestamptz)
 returns timestamptz
@@ -40,8 +58,18 @@ as $$
     select min(c.starts) from changes_of(p_account, p_subscription_id) as c where c.starts > p_after;
 $$;
 
--- Where the first known change to another plan begins that is later than an instant. (One to a plan that nobody knows
--- counts, too.)
+-- The same as an event of a plan sees it.
+create or replace function next_change(
+    p_account bigint, p_subscription_id text, p_after timestamptz, p_plan text
+)
+returns timestamptz
+language sql stable
+as $$
+    select min(c.starts) from changes_seen(p_account, p_subscription_id, p_plan) as c where c.starts > p_after;
+$$;
+
+-- Where the first change to another plan begins that is later than an instant, as an event of a plan sees it. (One to a
+-- plan that nobody knows counts, too.)
 create or replace function next_other_plan(
     p_account bigint, p_subscription_id text, p_after timestamptz, p_plan text
 )
@@ -49,7 +77,7 @@ returns timestamptz
 language sql stable
 as $$
     select min(c.starts)
-    from changes_of(p_account, p_subscription_id) as c
+    from changes_seen(p_account, p_subscription_id, p_plan) as c
     where c.starts > p_after and c.plan is distinct from p_plan;
 $$;
 
@@ -78,39 +106,68 @@ as $$
     );
 $$;
 
--- The plan at an instant as the latest of what began by then tells it: a lot; a plan change, which may leave no lot of
--- its own; or another period that left none (subscriptions.told_starts). A lot of the old plan that has stayed for a
--- change's own period, and begins later, tells of no plan.
+-- What tells of a plan, and from when on: a lot; a plan change, which may leave no lot of its own (its plan is null
+-- where a version before noted none); or another period that left none (subscriptions.told_starts). A lot of the old
+-- plan that has stayed for a change's own period, and begins later, tells of no plan.
+--
+-- With one start the higher rank counts: a period before a change, which removes those that were noted before it.
+create or replace function plans_told(p_account bigint, p_subscription_id text)
+returns table (plan text, starts timestamptz, rank integer)
+language sql stable
+as $$
+    select t.plan, t.starts, 2147483647
+    from subscriptions as s
+    cross join unnest(s.told_starts, s.told_plans) as t (starts, plan)
+    where s.account = p_account and s.subscription_id = p_subscription_id
+    union all
+    select c.plan, c.starts, 2147483646
+    from changes_of(p_account, p_subscription_id) as c
+    union all
+    select l.plan, l.period_start, l.lot
+    from lots as l
+    where
+        l.account = p_account and l.subscription_id = p_subscription_id and not l.freed
+        and not exists (
+            select from change_at(l.account, l.subscription_id, l.period_start) as c
+            where
+                c.starts < l.period_start and c.plan <> l.plan
+                and is_of_change(c.starts, c.ends, l.period_start, end_of_period(l))
+        );
+$$;
+
+-- The plan at an instant as the latest of what began by then tells it.
 create or replace function plan_begun(p_account bigint, p_subscription_id text, p_at timestamptz)
 returns text
 language sql stable
 as $$
-    select known.plan
-    from (
-        -- With one start a period counts before a change: a change removes those that were noted before it.
-        select t.plan, t.starts, 2147483647 as lot
-        from subscriptions as s
-        cross join unnest(s.told_starts, s.told_plans) as t (starts, plan)
-        where s.account = p_account and s.subscription_id = p_subscription_id
-        union all
-        select c.plan, c.starts, 2147483646
-        from changes_of(p_account, p_subscription_id) as c
-        where c.plan is not null
-        union all
-        select l.plan, l.period_start, l.lot
-        from lots as l
-        where
-            l.account = p_account and l.subscription_id = p_subscription_id and not l.freed
-            and not exists (
-                select from change_at(l.account, l.subscription_id, l.period_start) as c
-                where
-                    c.starts < l.period_start and c.plan <> l.plan
-                    and is_of_change(c.starts, c.ends, l.period_start, end_of_period(l))
-            )
-    ) as known
-    where known.starts <= p_at
-    order by known.starts desc, known.lot desc
+    select t.plan
+    from plans_told(p_account, p_subscription_id) as t
+    where t.starts <= p_at and t.plan is not null
+    order by t.starts desc, t.rank desc
     limit 1;
+$$;
+
+-- Whether a lot goes on in a change to its own plan that begins later: nothing tells of another plan between, and the
+-- lot has not stayed for the month of a change to another plan that gives credits, where it counts. So where a change
+-- before the lot was read after it, and ended its plan.
+create or replace function goes_on(p_lot lots, p_change timestamptz)
+returns boolean
+language sql stable
+as $$
+    select
+        not exists (
+            select from plans_told(p_lot.account, p_lot.subscription_id) as t
+            where t.starts between p_lot.period_start and p_change and t.plan is distinct from p_lot.plan
+        )
+        and not exists (
+            select from changes_of(p_lot.account, p_lot.subscription_id) as c
+            where
+                c.starts = (
+                    select x.starts from change_at(p_lot.account, p_lot.subscription_id, p_lot.period_start) as x
+                )
+                and c.plan is distinct from p_lot.plan and c.credits is distinct from 0
+                and is_of_change(c.starts, c.ends, p_lot.period_start, end_of_period(p_lot))
+        );
 $$;
 
 -- The plan change that an event tells of with an earlier start: the next one, if it is to the same plan and the periods
@@ -123,9 +180,8 @@ create or replace function change_told(
 language sql stable
 as $$
     select c.starts, own.plan, own.request_id
-    from change_at(
-        p_account, p_period.subscription_id, next_change(p_account, p_period.subscription_id, p_period.period_start)
-    ) as c
+    from next_change(p_account, p_period.subscription_id, p_period.period_start, p_period.plan) as next (starts)
+    inner join changes_of(p_account, p_period.subscription_id) as c on next.starts = c.starts
     left join lateral (
         select l.plan, l.request_id, l.period_start, end_of_period(l) as ends
         from lots as l
@@ -176,7 +232,7 @@ as $$
 $$;
 
 -- The lots of a period that a plan's month is held against: what began before a change has no month after it, however
--- long its period is, where the change is to this plan or the lot is of another.
+-- long its period is, where the lot is of another plan, or the change is to this one and the lot does not go on.
 create or replace function lots_against(p_account bigint, p_subscription_id text, p_period period, p_plan text)
 returns setof lots
 language sql stable
@@ -184,7 +240,9 @@ as $$
     select l.*
     from lots_of_period(p_account, p_subscription_id, p_period, p_plan) as l
     left join change_at(p_account, p_subscription_id, p_period.starts) as c on true
-    where c.starts is null or l.period_start >= c.starts or (l.plan = p_plan and c.plan is distinct from p_plan);
+    where
+        c.starts is null or l.period_start >= c.starts
+        or l.plan = p_plan and (c.plan is distinct from p_plan or goes_on(l, c.starts));
 $$;
 
 -- How many of its plan's credits an allotment gives for a month: all where none has its lot, null where one has.
@@ -231,6 +289,20 @@ as $$
         not p_lot.open and exists (
             select from journal as j
             where j.account = p_lot.account and j.lot = p_lot.lot and j.code in ('voided', 'forfeited')
+        )
+    );
+$$;
+
+-- Whether billing withdrew a lot: one that a plan change has forfeited was paid. Of a plan that forfeits only the
+-- journal tells which it was.
+create or replace function is_voided(p_lot lots)
+returns boolean
+language sql stable
+as $$
+    select is_withdrawn(p_lot) and (
+        p_lot.on_change = 'keep' or exists (
+            select from journal as j
+            where j.account = p_lot.account and j.lot = p_lot.lot and j.code = 'voided'
         )
     );
 $$;

@@ -76,7 +76,7 @@ begin
         where x.account = r.account and x.subscription_id = p.subscription_id;
         anchor := anchor_of(p.period_start, p.anchor_day, s.period_start, s.anchor_day);
         later := case
-            when s.changed_at is not null
+            when s.changed_at is not null or s.refused_changes is not null
                 then next_other_plan(r.account, p.subscription_id, p.period_start, p.plan)
         end;
         periods := periods_of(p, anchor, later);
@@ -138,6 +138,12 @@ begin
         end if;
 
         told := told_of(p) || jsonb_build_object('grant_id', granted_by);
+        if code = 'plan_unchanged' then
+            first := p;
+            first.period_end := periods[1].ends;
+            first.anchor_day := anchor;
+            perform note_refused(r.account, first);
+        end if;
         if code is not null then
             return next book(r, code, p_details => told);
             continue;
@@ -153,6 +159,14 @@ begin
             -- It tells its plan from the first month on that no other event has: one before may be another plan's.
             p.period_start := coalesce((to_open[1]).starts, p.period_start);
             perform note_period(r, p, anchor, periods[1].ends);
+        end if;
+        if s.refused_changes is not null then
+            if not outdated then
+                perform enforce_refused(r.account, p);
+            end if;
+            -- What is not in force takes nothing of what is granted.
+            select min(c.starts) into later from changes_of(r.account, p.subscription_id) as c
+            where c.starts >= later and c.plan is distinct from p.plan;
         end if;
         if p.is_change then
             return query select * from change_plan(r, p, periods, p_validity);

@@ -33,7 +33,9 @@ begin
             when s.plan <> excluded.plan
                 then
                     coalesce(
-                        s.period_start < next_change(s.account, s.subscription_id, excluded.period_start), true
+                        s.period_start
+                        < next_change(s.account, s.subscription_id, excluded.period_start, excluded.plan),
+                        true
                     )
             else
                 coalesce(
@@ -51,26 +53,100 @@ begin
     returning s.changed_at is null and s.told_starts = '{}' into is_plain;
 
     if p_period.is_change then
-        update subscriptions as s set
-            changed_at = greatest(s.changed_at, p_period.period_start),
-            changes = others.changes || p_period.period_start,
-            change_plans = others.change_plans || p_period.plan,
-            change_ends = others.change_ends || p_ends
-        from (
-            select
-                coalesce(array_agg(c.starts order by c.n), '{}') as changes,
-                coalesce(array_agg(c.plan order by c.n), '{}') as change_plans,
-                coalesce(array_agg(c.ends order by c.n), '{}') as change_ends
-            from changes_of(p_request.account, p_period.subscription_id) as c
-            where c.starts <> p_period.period_start
-        ) as others
-        where s.account = p_request.account and s.subscription_id = p_period.subscription_id;
+        perform note_change(p_request.account, p_period, p_ends);
+        update subscriptions as s set refused_changes = without_start(s.refused_changes, p_period.period_start)
+        where
+            s.account = p_request.account and s.subscription_id = p_period.subscription_id
+            and s.refused_changes is not null;
     end if;
 
     if p_period.is_change or p_period.credits = 0 or is_plain is not true then
         perform note_told(p_request.account, p_period);
     end if;
 end;
+$$;
+
+-- Notes a plan change, and what its plan gives.
+create or replace function note_change(p_account bigint, p_period told_period, p_ends timestamptz)
+returns void
+language sql volatile
+as $$
+    update subscriptions as s set
+        changed_at = greatest(s.changed_at, p_period.period_start),
+        changes = others.changes || p_period.period_start,
+        change_plans = others.change_plans || p_period.plan,
+        change_ends = others.change_ends || p_ends,
+        change_credits = others.change_credits || p_period.credits
+    from (
+        select
+            coalesce(array_agg(c.starts order by c.n), '{}') as changes,
+            coalesce(array_agg(c.plan order by c.n), '{}') as change_plans,
+            coalesce(array_agg(c.ends order by c.n), '{}') as change_ends,
+            coalesce(array_agg(c.credits order by c.n), '{}') as change_credits
+        from changes_of(p_account, p_period.subscription_id) as c
+        where c.starts <> p_period.period_start
+    ) as others
+    where s.account = p_account and s.subscription_id = p_period.subscription_id;
+$$;
+
+-- Notes a change that is refused, since its plan is the one known at its start: one to another plan, which begins
+-- before it, may be read later. Not one that is noted as a change already.
+--
+-- p_period has the anchor day, and of an annual term the first month alone.
+create or replace function note_refused(p_account bigint, p_period told_period)
+returns void
+language sql volatile
+as $$
+    update subscriptions as s set
+        refused_changes = array_append(without_start(s.refused_changes, p_period.period_start), p_period)
+    where
+        s.account = p_account and s.subscription_id = p_period.subscription_id
+        and plan_at(p_account, p_period.subscription_id, p_period.period_start) = p_period.plan
+        and not exists (
+            select from changes_of(p_account, p_period.subscription_id) as c where c.starts = p_period.period_start
+        );
+$$;
+
+-- Puts a change in force that was refused, since it was to the plan then known, where an event has told of another plan
+-- that begins before it and goes on up to it: the change ends that plan. It stays with the refused ones until it is
+-- sent again, as its own period has not been granted.
+create or replace function enforce_refused(p_account bigint, p_period told_period)
+returns void
+language plpgsql volatile
+as $$
+declare
+    refused told_period;
+begin
+    select u.* into refused
+    from subscriptions as s
+    cross join unnest(s.refused_changes) as u
+    where
+        s.account = p_account and s.subscription_id = p_period.subscription_id
+        and u.plan <> p_period.plan
+        and u.period_start = next_change(p_account, p_period.subscription_id, p_period.period_start, p_period.plan)
+        and u.period_start <> all(s.changes)
+        and plan_at(p_account, p_period.subscription_id, u.period_start - interval '1 microsecond')
+        is distinct from u.plan;
+    if not found then
+        return;
+    end if;
+
+    perform note_change(p_account, refused, refused.period_end);
+    update subscriptions as s set
+        plan = refused.plan, credits = refused.credits, period_start = refused.period_start,
+        anchor_day = refused.anchor_day
+    where
+        s.account = p_account and s.subscription_id = p_period.subscription_id
+        and s.period_start < refused.period_start;
+end;
+$$;
+
+-- Periods without the one of a start.
+create or replace function without_start(p_periods told_period[], p_start timestamptz)
+returns told_period[]
+language sql immutable
+as $$
+    select array_agg(p) from unnest(p_periods) as p where p.period_start <> p_start;
 $$;
 
 -- Notes a period of another plan than the one known that no lot tells of: none opens, or the latest change before it
@@ -90,7 +166,8 @@ as $$
                 when p_period.is_change
                     then
                         u.starts < p_period.period_start or u.plan = p_period.plan
-                        or u.starts >= next_change(s.account, s.subscription_id, p_period.period_start)
+                        or u.starts
+                        >= next_change(s.account, s.subscription_id, p_period.period_start, p_period.plan)
                 else u.starts <> p_period.period_start
             end
         union all

@@ -97,8 +97,8 @@ $$;
 -- room of, nor what tops one of these up.
 --
 -- Two periods are one if they start together, or share more than half of the shorter. A plan change is no twin of what
--- began before it, unless that is a period of the same plan (p_plan; null: of any), and no change to another one is
--- between.
+-- began before it, unless that is a period of the same plan (p_plan; null: of any) which goes on; nor of what begins
+-- after it with a change to the same plan, unless one to another plan is between.
 create or replace function lots_of_period(p_account bigint, p_subscription_id text, p_period period, p_plan text)
 returns setof lots
 language sql stable
@@ -112,7 +112,8 @@ as $$
             l.period_start = p_period.starts
             or share_most(p_period.starts, p_period.ends, l.period_start, end_of_period(l))
             and not case
-                when l.period_start < p_period.starts then p_period.begins_change
+                when l.period_start < p_period.starts
+                    then p_period.begins_change and (l.plan is distinct from p_plan or not goes_on(l, p_period.starts))
                 else exists (
                     select from changes_of(p_account, p_subscription_id) as c
                     where

@@ -61,8 +61,8 @@ grant update (
     sequence, newest_lot, level, erased_at, paid_from, paid, paid_before
 ) on accounts to inmail_worker;
 grant update (
-    plan, credits, period_start, anchor_day, changed_at, changes, change_plans, change_ends, told_starts, told_plans,
-    ends_at
+    plan, credits, period_start, anchor_day, changed_at, changes, change_plans, change_ends, change_credits,
+    told_starts, told_plans, refused_changes, ends_at
 ) on subscriptions to inmail_worker;
 grant update (
     remaining, expires_at, open, freed, withdrawn, cap_pending, warned, announced_ends
