@@ -3,12 +3,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q --require-hashes
 STAMP := $(VENV)/.installed
 # Where it was linted last: most changes change no SQL.
 SQL_STAMP := $(VENV)/.sql-linted
 # Where the servers were started once: the first start downloads Kafka and prepares it, which no test is to wait for.
 STACK_STAMP := $(VENV)/.stack-started
 SQL := infra/migrations workers/ledger/sql workers/ops
+
+# What is compiled at its first import is kept for the next process.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 
@@ -26,7 +30,11 @@ $(STAMP): requirements.lock pyproject.toml
 		{ echo "$(PYTHON) comes without venv and ensurepip: install them (on Debian: apt install python3-venv)" >&2; exit 1; }
 	@echo "making $(VENV) and installing what requirements.lock names ..."
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q --require-hashes -r requirements.lock
+	@# uv takes seconds for what takes pip a minute of one core. It knows nothing of pip's settings (an index of one's own,
+	@# certificates), and not every platform has it: pip does it then.
+	@awk '/^uv==/, !/\\$$/' requirements.lock > $(VENV)/uv.lock
+	$(PIP) --only-binary :all: -r $(VENV)/uv.lock && \
+		$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements.lock || $(PIP) -r requirements.lock
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation --no-index -e .
 	@touch $(STAMP)
 
@@ -42,10 +50,10 @@ up: $(STAMP) ## Run the whole system in the foreground; data stays in .inmail/ (
 test: tools $(STAMP) ## Run lint, types and the tests that show each kind of failure: what CI runs on a change
 	@# The stack's first start waits for downloads: beside lint.
 	@$(MAKE) --no-print-directory -j3 lint-types lint-rest $(STACK_STAMP)
-	@# Read even where PYTHONDONTWRITEBYTECODE is set; tests start the command many times.
+	@# Tests start the command many times.
 	$(BIN)/python -m compileall -q infra schemas workers
-	@# Three processes on two cores: a test waits for its servers for half of its time. What each reads of the tests is kept.
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
+	@# Three processes on two cores: a test waits for its servers for half of its time.
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
 		--durations 60 --durations-min 2
 
 $(STACK_STAMP): infra/local/kafka.lock.json $(STAMP)
@@ -190,7 +198,6 @@ image-check: $(STAMP) ## Run the Dockerfile's steps in a clean folder, where no 
 
 .PHONY: lock
 lock: $(STAMP) ## Resolve the dependencies of pyproject.toml anew into both lock files
-	$(BIN)/python -m pip install --disable-pip-version-check -q uv
 	$(BIN)/uv pip compile pyproject.toml --all-extras $(LOCK_OPTIONS) -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --extra traces $(LOCK_OPTIONS) -o requirements-run.lock
 

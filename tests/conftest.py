@@ -1,5 +1,6 @@
 """What tests share: one local stack a run, a fresh database a test."""
 
+import asyncio
 import gc
 import logging
 import os
@@ -17,6 +18,7 @@ import hypothesis
 import psutil
 import pytest
 import structlog
+import uvloop
 from pydantic import SecretStr
 
 from infra.local.stack import LocalStack
@@ -104,6 +106,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: (_file_of(item) not in LONG, item.path.parent.name in SHORT))
     gc.freeze()  # they stay
     gc.enable()
+
+
+@pytest.fixture(scope="session")
+def _asyncio_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Have tests run on the loop that workers run on: pytest-asyncio's own fixture, whose hook would reorder tests."""
+    return uvloop.new_event_loop
 
 
 @pytest.fixture(autouse=True)

@@ -9,20 +9,19 @@ import fcntl
 import os
 import shutil
 import signal
-import uuid
-from base64 import urlsafe_b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from infra.local import bundled_binaries
 from infra.local.errors import ServerEndedError, ServerError
+from infra.local.kafka_storage import copy_format, is_formatted, keep_format, new_id
 from infra.local.ports import LOOPBACK
 from infra.local.server_process import clean_environment, describe_failure, run_once, wait_ready
 from infra.local.supervisor_client import Child, Program, SupervisorClient
 
-__all__ = ["KafkaServer", "kept_cluster_id"]
+__all__ = ["KafkaServer"]
 
 START_SECONDS = 60
 CLUSTER_START_SECONDS = 180  # three of them start at once, and none of them serves before two do
@@ -94,21 +93,6 @@ def replication(nodes: int) -> dict[str, str]:
         "share.coordinator.state.topic.replication.factor": replicas,
         "share.coordinator.state.topic.min.isr": "2",
     }
-
-
-def cluster_id() -> str:
-    """Return a new cluster id in Kafka's format."""
-    return urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-
-
-def kept_cluster_id(folders: Iterable[Path]) -> str:
-    """Return the cluster's id that some node has formatted its data with, or a new one where none has."""
-    for folder in folders:
-        with suppress(FileNotFoundError):
-            for line in (folder / "meta.properties").read_text(encoding="utf-8").splitlines():
-                if line.startswith("cluster.id="):
-                    return line.removeprefix("cluster.id=")
-    return cluster_id()
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,13 +208,15 @@ class KafkaServer:
     def format(self, supervisor: SupervisorClient) -> None:
         """Format the data folder, unless it is formatted. Raises `ServerError`."""
         self._properties.write_text("".join(f"{k}={v}\n" for k, v in self._settings().items()), encoding="utf-8")
-        if not (self.data / "meta.properties").exists():
-            # With "=": one id in 64 begins with "-", and Kafka would read it as an option.
-            name = self.cluster or cluster_id()
-            arguments = ("format", f"--cluster-id={name}", "--config", str(self._properties))
-            command = self.java(*self._mapped, "kafka.tools.StorageTool", *arguments)
-            step = "Formatting Kafka's storage" + (f" of {self.name}" if self.has_peers else "")
-            run_once(supervisor, replace(self.program(command), name=step), START_SECONDS)
+        kept, cluster = self.archive.parent, self.cluster or new_id()
+        if is_formatted(self.data) or copy_format(kept, self.data, cluster, self.node):
+            return
+        # With "=": one id in 64 begins with "-", and Kafka would read it as an option.
+        arguments = ("format", f"--cluster-id={cluster}", "--config", str(self._properties))
+        command = self.java(*self._mapped, "kafka.tools.StorageTool", *arguments)
+        step = "Formatting Kafka's storage" + (f" of {self.name}" if self.has_peers else "")
+        run_once(supervisor, replace(self.program(command), name=step), START_SECONDS)
+        keep_format(self.data, kept)
 
     def launch(self, supervisor: SupervisorClient, *options: str) -> Child:
         """Start the broker with further Java options and wait until it accepts requests. Raises `ServerError`."""

@@ -13,7 +13,8 @@ from infra.local.artifacts import Lock
 from infra.local.bundled_binaries import POSTGRES_MAJOR, java_version
 from infra.local.directories import PORTS, claim_data, create_run, is_reachable
 from infra.local.errors import ServerEndedError
-from infra.local.kafka_server import KafkaServer, kept_cluster_id
+from infra.local.kafka_server import KafkaServer
+from infra.local.kafka_storage import kept_cluster_id
 from infra.local.ports import read_ports, release_where_needed, reserve_port_again
 from infra.local.postgres_server import PostgresServer, readable_install, server_user
 from infra.local.progress import Report

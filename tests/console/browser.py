@@ -30,9 +30,11 @@ _CUT_TEXTS: Final = """() => [...document.querySelectorAll('svg text')].filter((
 async def open_browser() -> AsyncIterator[Browser]:
     """Start Chrome or Chromium. Ubuntu's Chromium is a snap, with a sandbox that may refuse to be driven."""
     found = tool("google-chrome", "chromium", "chromium-browser")
-    sandbox = [] if os.getuid() else ["--no-sandbox"]  # Chromium refuses its sandbox to root
+    options = ["--disable-gpu", "--disable-gpu-compositing"]  # which would be played by the processor, and drawn twice
+    if not os.getuid():
+        options.append("--no-sandbox")  # Chromium refuses its sandbox to root
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=found, args=sandbox)
+        browser = await playwright.chromium.launch(executable_path=found, args=options)
         try:
             yield browser
         finally:

@@ -16,7 +16,7 @@ async def test_records_pass_at_the_rate() -> None:
     answers = [await limit.before() for _ in range(11)]
 
     assert not any(answers)
-    assert 0.09 < monotonic() - began < 1
+    assert 0.09 < monotonic() - began < 5
 
 
 async def test_records_that_are_done_are_waited_for_afterwards() -> None:
@@ -24,7 +24,7 @@ async def test_records_that_are_done_are_waited_for_afterwards() -> None:
     began = monotonic()
 
     assert not await RateLimit(100, asyncio.Event()).after(10)
-    assert 0.09 < monotonic() - began < 1
+    assert 0.09 < monotonic() - began < 5
 
 
 @pytest.mark.parametrize("rate", [0.001, None], ids=["slow", "without a limit"])

@@ -16,7 +16,8 @@ from infra.clock import utc_now
 from infra.local.artifacts import read_lock
 from infra.local.directories import PORTS, claim_data, kept_brokers
 from infra.local.errors import DataDirectoryError, DiskFullError, ServerEndedError, ServerError
-from infra.local.kafka_server import KafkaServer, kept_cluster_id
+from infra.local.kafka_server import KafkaServer
+from infra.local.kafka_storage import copy_format, is_formatted, keep_format, kept_cluster_id
 from infra.local.stack import LocalStack
 from infra.local.stack_setup import Options, _reserve
 from infra.local.supervisor_client import Child, Program
@@ -305,6 +306,32 @@ def test_a_node_joins_the_cluster_that_another_has_formatted(tmp_path: Path) -> 
     (tmp_path / "broker-2" / "meta.properties").write_text("version=1\nnode.id=2\ncluster.id=of-the-second\n")
 
     assert "of-the-second" == kept_cluster_id([tmp_path / "broker-1", tmp_path / "broker-2"])
+
+
+def test_a_data_folder_is_formatted_as_the_tool_has_formatted_one_before(tmp_path: Path) -> None:
+    """Of another node: with the same features, and an identity of its own."""
+    by_tool, kept, first, second = (tmp_path / name for name in ("tool", "kept", "first", "second"))
+    assert not copy_format(kept, first, "a-cluster", 1)
+    by_tool.mkdir()
+    kept.mkdir()
+    (by_tool / "bootstrap.checkpoint").write_bytes(b"features")
+    keep_format(by_tool, kept)
+
+    for node, data in enumerate((first, second), 1):
+        assert not is_formatted(data)
+        assert copy_format(kept, data, "a-cluster", node)
+        assert is_formatted(data)
+        assert b"features" == (data / "bootstrap.checkpoint").read_bytes()
+    found = [dict(line.split("=") for line in _lines_of(data / "meta.properties")) for data in (first, second)]
+
+    assert ["version", "cluster.id", "node.id", "directory.id"] == list(found[0])
+    assert [("1", "a-cluster", "1"), ("1", "a-cluster", "2")] == [tuple(each.values())[:3] for each in found]
+    assert found[0]["directory.id"] != found[1]["directory.id"]
+    assert ["bootstrap.checkpoint", "meta.properties"] == sorted(each.name for each in first.iterdir())
+
+
+def _lines_of(file: Path) -> list[str]:
+    return file.read_text().splitlines()
 
 
 def test_a_single_broker_is_configured_as_ever_and_three_replicate(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ class SharedId:
 
     async def fill(self) -> None:
         """Book the requests, and the history of the busy account, of which the planner knows nothing."""
+        await self.book.connection.execute("alter table journal set (autovacuum_enabled = false)")  # nor learns it
         names = [*(f"a-{number}" for number in range(SHARING)), "busy"]
         for name in names:
             self.events[name] = [self.book.send(name, id=self.id, recipient_id=each) for each in ("zoe", "carol")]
@@ -60,10 +61,10 @@ class SharedId:
         await self.book.connection.execute("update accounts set sequence = $1 where account_id = 'busy'", BUSY)
 
 
-@pytest.fixture
-async def shared_id(database: Connection) -> SharedId:
-    """The books with the id that many accounts used."""
-    books = SharedId(database)
+@pytest.fixture(scope="module")
+async def shared_id(shared: Connection) -> SharedId:
+    """The books with the id that many accounts used. The tests only read them."""
+    books = SharedId(shared)
     await books.fill()
     return books
 
@@ -124,6 +125,7 @@ async def test_the_audit_of_what_is_new_looks_for_the_other_answers_to_a_request
     """As it asks for each new row."""
     connection = shared_id.book.connection
     (check,) = (each for each in _LOOKUPS if each.name == "request_has_one_outcome")
+    await connection.execute("drop table if exists fresh")
     await connection.execute(
         "create temp table fresh as select j.* from journal as j join accounts as a using (account)"
         " where a.account_id = $1 and j.sequence <= 2",
