@@ -144,7 +144,7 @@ async def test_a_seeded_slice_of_the_matrix_breaks_no_promise(
 ) -> None:
     """The faults that each protection is against, and some by chance. `make crash` makes a thousand."""
     wanted = [*_directed_at_each(), *_by_chance()] if ALL else _one_of_each_kind()
-    # With more, half of the time is to work off what is left; with 20, ticks are too seldom for the points that they reach.
+    # With more, half of the time is to work off what is left; with 20, ticks are too seldom for the points they reach.
     order = Order(wanted, len(wanted), SEED, rate=60, recovery_seconds=1)
 
     result = await _run(mortal, fresh, order, tmp_path)
