@@ -130,11 +130,7 @@ async def test_an_operation_is_stopped_and_continued(tab: Tab, scene: Scene) -> 
     await tab.sign_in(OPERATOR, "maria")
     await tab.page.get_by_role("button", name="messages …").click()
     await tab.page.get_by_label("Rate").fill("1")
-    for box in (
-        "include messages that would be dead-lettered again",
-        "include messages that were redriven or answered before",
-    ):
-        await tab.page.get_by_label(box).check()
+    await tab.page.get_by_label("include messages that would be dead-lettered again").check()
     await tab.press("Show the plan")
     await tab.page.locator("dialog").get_by_label("Reason").fill("slowly")
     await tab.press("Redrive")
@@ -406,19 +402,15 @@ async def test_selected_dead_letters_are_redriven_alone(tab: Tab, scene: Scene) 
     assert await tab.page.get_by_role("button", name="Redrive selected").is_disabled()
     await tab.page.get_by_label("Select all on this page").check()
     await tab.page.get_by_role("button", name=f"Redrive {count} selected …").wait_for()
-    for number in range(count - 2):
+    for number in range(2, count):  # the newest stay, which no test before has redriven
         await boxes.nth(number).uncheck()
     assert await tab.page.get_by_label("Select all on this page").evaluate("each => each.indeterminate")
-    places = (await tab.page.locator("tbody th a").all_inner_texts())[count - 2 :]
+    places = (await tab.page.locator("tbody th a").all_inner_texts())[:2]
     await tab.open_view("#/operations")
     await tab.wait_for_text("Recorded operations")
     await tab.open_view(path)
     await tab.click("Redrive 2 selected …")
-    for box in (
-        "include messages that would be dead-lettered again",
-        "include messages that were redriven or answered before",
-    ):
-        await tab.page.get_by_label(box).check()
+    await tab.page.get_by_label("include messages that would be dead-lettered again").check()
     await tab.press("Show the plan")
     await tab.page.locator("dialog").get_by_label("Reason").fill("only these")
     await tab.press("Redrive 2 messages")
