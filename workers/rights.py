@@ -110,7 +110,7 @@ _REDRIVE: Final = (*_LETTERS, *_topics(_WRITE, *INPUT_TOPICS))
 _REWIND: Final = (*_topics(_READ, *INPUT_TOPICS), *_groups(_READ), *_OWNERS)
 _REEMIT: Final = _topics(_WRITE, *_RESULTS)
 _TRACE: Final = _topics(_READ, *TOPICS)
-_MOVE: Final = (*_topics(_DESCRIBE, *INPUT_TOPICS), *_groups(_DESCRIBE))
+_STAND: Final = (*_topics(_DESCRIBE, *INPUT_TOPICS), *_groups(_DESCRIBE))
 _HANGING: Final = (
     *_topics(_READ, *TOPICS),
     *(Right(_DESCRIBE, Resource.TRANSACTIONAL_IDS, prefix) for prefix in _IDS),
@@ -133,13 +133,14 @@ RIGHTS: Final[Mapping[str, Sequence[Right]]] = {
     "dead-letters show": _LETTERS,
     "dead-letters redrive": _REDRIVE,
     "replay rewind": _REWIND,
+    "replay skip": _STAND,
     "replay reemit": _REEMIT,
     "replay balances": _topics(_WRITE, BALANCES),
     "prune": (*_topics(_DESCRIBE, EXPIRY_TICKS), *_groups(_DESCRIBE)),
     "replay rebuild": _topics(_READ, *INPUT_TOPICS),
     "replay shadow": _topics(_READ, *INPUT_TOPICS),
     "shards add": _groups(_DESCRIBE),
-    "shards move": _MOVE,
+    "shards move": _STAND,
     "transactions list": _HANGING,
     "transactions end": (
         *_HANGING,
@@ -163,7 +164,7 @@ BALANCES_RIGHTS: Final[Mapping[str, Sequence[Right]]] = {
 # Commands that ask for their rights before they begin: those that change something, and one that would draw a false
 # plan from what it is not shown.
 CHECKED: Final = frozenset(
-    {"topics plan", "topics apply", "dead-letters redrive", "replay rewind", "replay reemit", "lag"}
+    {"topics plan", "topics apply", "dead-letters redrive", "replay rewind", "replay skip", "replay reemit", "lag"}
     | {"prune", "replay balances", "shards add", "shards move"}
     | {"transactions list", "transactions end"}
 )
@@ -180,7 +181,8 @@ CHANGING: Final = frozenset(
         "replay shadow",
         "console operator",
     }
-    | {"topics apply", "dead-letters redrive", "replay rewind", "replay reemit", "replay balances", "transactions end"}
+    | {"topics apply", "dead-letters redrive", "replay rewind", "replay skip", "replay reemit", "replay balances"}
+    | {"transactions end"}
 )
 
 

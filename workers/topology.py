@@ -21,8 +21,10 @@ __all__ = [
     "TOPIC_OF_GROUP",
     "TOPIC_RANK",
     "WORKER_OF",
+    "books_behind_advice",
     "last_owner",
-    "skip_statement",
+    "set_back_advice",
+    "skip_command",
     "sort_key",
     "topics_of",
 ]
@@ -62,12 +64,35 @@ def last_owner(group: str, place: TopicPartition, epoch: int, owner: str | None,
     return owner if owner_epoch == epoch else f"{group}.{place.topic}.{place.partition}"
 
 
-def skip_statement(place: TopicPartition, offset: int) -> str:
-    """Return the SQL by which an operator lets a lane go on from an offset, without the records before it."""
-    return (
-        f"update lanes set next_offset = {offset} where consumer_group = '{GROUP_OF[place.topic]}'"  # noqa: S608 - words
-        f" and topic = '{place.topic}' and partition = {place.partition}"
-    )
+def skip_command(place: TopicPartition, offset: int) -> str:
+    """Return the command by which an operator lets a lane go on from an offset, without the records before it."""
+    return f"inmail replay skip {WORKER_OF[place.topic]} --to-offset {offset} --partition {place.partition}"
+
+
+def set_back_advice(place: TopicPartition, offset: int) -> str:
+    """Return what sets a group's offset back, so that its lane reads on from there."""
+    command = f"inmail replay rewind {WORKER_OF[place.topic]} --to-offset {offset} --partition {place.partition}"
+    return f"stop the group's workers and run `{command}`"
+
+
+def books_behind_advice(place: TopicPartition, offset: int, stored: int, oldest: int) -> str:
+    """Return what to ask and to do where a group's offset is beyond what the books have read.
+
+    Args:
+        place: the partition.
+        offset: the group's.
+        stored: up to where the books have read.
+        oldest: offset of the oldest record that is left. What lies between `stored` and it can be decided by nobody.
+
+    """
+    doubt = "is INMAIL_DATABASE_URL the right database, was it restored from a backup, or the group moved ahead?"
+    rewind = set_back_advice(place, max(stored, oldest))
+    if stored >= oldest:
+        others = f"to go on without them, run `{skip_command(place, offset)}`"
+        return f"{doubt} To decide the records between, {rewind}; {others}"
+    gone = f"{doubt} Up to {oldest - stored:,} records from offset {stored} on are not in Kafka any more either"
+    steps = [f"run `{skip_command(place, oldest)}`"] * bool(stored) + [rewind] * (offset > oldest)
+    return f"{gone}: restore a newer backup, or, to go on without them, {', then '.join(steps)}"
 
 
 def sort_key(topic: str, as_of: datetime) -> tuple[datetime, int]:

@@ -59,7 +59,7 @@ async def run(  # noqa: PLR0917 - a tool
     """Run workers under load, kill a server in each round and start it again; return what was seen.
 
     Args:
-        stack: of several brokers, new.
+        stack: of several brokers, new; of several Postgres servers, each with its own workers, the first is killed.
         settings: of the workers.
         logs: a folder for the workers' logs.
         choose: gives the node to kill in a round, or POSTGRES.
@@ -71,7 +71,7 @@ async def run(  # noqa: PLR0917 - a tool
     """
     await prepare_stack(settings)
     result = Result(await session_seconds(settings))
-    workers = WorkerProcesses(settings, logs, member_names(members))
+    workers = WorkerProcesses(settings, logs, member_names(members, stack.databases))
     async with under_load(settings, workers, rate, result) as published:
         for number in range(rounds):
             kill = await _round(stack, settings, choose(number))

@@ -66,6 +66,7 @@ COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     "transactions list": ("transactions", "list"),
     "transactions end": ("transactions", "end", *_WHO),
     "replay rewind": ("replay", "rewind", "send", "--to-offset", "0", "--publish-again", *_WHO),
+    "replay skip": ("replay", "skip", "send", *_WHO),
     "replay reemit": ("replay", "reemit", "--all", "--anew", *_WHO),
     "prune": ("prune", *_WHO),
     "replay balances": ("replay", "balances", "--all", "--anew", *_WHO),

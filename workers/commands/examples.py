@@ -82,6 +82,7 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     ),
     "replay": (("inmail replay reemit --account alice --dry-run", "each verb has a dry run"),),
     "replay rewind": (("inmail replay rewind send --to-time -2h --dry-run", "the plan"),),
+    "replay skip": (("inmail replay skip send --dry-run", "what is lost"),),
     "prune": (("inmail prune --dry-run", "how many answers to ticks may go"),),
     "replay balances": (("inmail replay balances --all --dry-run", "how many accounts"),),
     "replay reemit": (("inmail replay reemit --account alice --after -1d --dry-run", "the plan"),),

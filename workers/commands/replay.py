@@ -6,11 +6,13 @@ from workers.commands.replay_balances import balances_command
 from workers.commands.replay_rebuild import rebuild_command, shadow_command
 from workers.commands.replay_reemit import reemit_command
 from workers.commands.replay_rewind import rewind_command
+from workers.commands.replay_skip import skip_command
 
 __all__ = ["replay"]
 
 replay = typer.Typer(no_args_is_help=True, add_completion=False)
 replay.command("rewind")(rewind_command)
+replay.command("skip")(skip_command)
 replay.command("reemit")(reemit_command)
 replay.command("balances")(balances_command)
 replay.command("rebuild")(rebuild_command)

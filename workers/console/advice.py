@@ -79,7 +79,7 @@ ADVICE: Final[Mapping[Status, Advice]] = {
     Status.BEYOND_BOOKS: Advice(
         "failed",
         "the group's offset is beyond the ledger's position: records were skipped",
-        "check that INMAIL_DATABASE_URL is the right database; then set the offset back as the reason says",
+        "check that INMAIL_DATABASE_URL is the right database; then do what the reason says",
     ),
     Status.BEYOND_END: Advice(
         "failed",

@@ -7,7 +7,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import GroupCoordinatorNotAvailableError, UnknownTopicOrPartitionError
 
 from workers.errors import LaneError
-from workers.topology import WORKER_OF, skip_statement
+from workers.topology import books_behind_advice, set_back_advice, skip_command
 
 __all__ = ["CommittedOffsetCheck", "StartPoint", "check_start", "check_topic"]
 
@@ -124,13 +124,15 @@ def check_start(
             f"the books have read {place} up to offset {stored}, but the partition ends at {end}: records were lost, or"
             " the topic created again. Run `inmail topics apply`, which goes on with what is there now"
         )
-    if published > max(stored or 0, oldest):
+    # A lane that has stored nothing begins at the oldest record. One that has, and stands before it, has lost records,
+    # also where its group was set to the oldest one, or stood there when retention took what was before.
+    if published > (stored or oldest):
         raise LaneError(_beyond(group, tp, published, stored or 0, kept))
-    if published < oldest and (stored or 0) < oldest:
+    if (decided := max(published, stored or 0)) < oldest:
         raise LaneError(
-            f"retention removed {place} up to offset {oldest}, and group {group} has decided it up to"
-            f" {stored or 0} only: the records between are lost to it. To go on without them,"
-            f" run in the database: {skip_statement(tp, oldest)}"
+            f"retention removed {place} up to offset {oldest}, and group {group} has decided it up to {decided} only:"
+            f" up to {oldest - decided:,} records between are lost to it. To go on without them, run"
+            f" `{skip_command(tp, oldest)}`"
         )
     return published
 
@@ -138,19 +140,13 @@ def check_start(
 def _beyond(group: str, tp: TopicPartition, published: int, stored: int, kept: tuple[int, int]) -> str:
     """Return what to do about an offset that is beyond what the books have read."""
     oldest, end = kept
-    rewind = (
-        f"stop the group's workers and run `inmail replay rewind {WORKER_OF[tp.topic]} --to-offset"
-        f" {max(stored, oldest)} --partition {tp.partition}`"
-    )
     place = f"{tp.topic}/{tp.partition}"
     if published > end:
         return (
             f"the offset of group {group} for {place} is {published}, but the partition ends at {end}, and the books at"
-            f" {stored}. To go on behind the books, {rewind}"
+            f" {stored}. To go on behind the books, {set_back_advice(tp, max(stored, oldest))}"
         )
     return (
-        f"group {group} has published {place} up to offset {published}, but the books end at {stored}: is"
-        " INMAIL_DATABASE_URL the right database, was it restored from a backup, or the group moved ahead? To"
-        f" decide the records between, {rewind}; to go on without them, run in the database:"
-        f" {skip_statement(tp, published)}"
+        f"group {group} has published {place} up to offset {published}, but the books end at {stored}:"
+        f" {books_behind_advice(tp, published, stored, oldest)}"
     )

@@ -16,7 +16,7 @@ from workers.ops.books.shards import (
     server_name,
     settings_of_account,
 )
-from workers.ops.operations import RefusedError, lock_verb
+from workers.ops.operations import OngoingOperation, RefusedError, lock_verb
 
 __all__ = [
     "ServerNumbers",
@@ -28,6 +28,7 @@ __all__ = [
     "one_server_of_account",
     "one_server_of_number",
     "open_locked",
+    "open_of_operation",
     "require_one_server",
     "servers_of_numbers",
     "set_partition_count",
@@ -143,6 +144,23 @@ async def open_locked(server: Settings, verb: str) -> AsyncIterator[Connection]:
             await lock_verb(connection, verb)
         except RefusedError as error:
             raise RefusedError(f"{server_name(server)}: {error}") from error
+        yield connection
+
+
+@asynccontextmanager
+async def open_of_operation(
+    settings: Settings, server: Settings, operation: OngoingOperation, verb: str
+) -> AsyncIterator[Connection]:
+    """Connect to a server for an operation that is noted on that of `settings`, and keep others of the verb away.
+
+    Raises:
+        RefusedError: as `open_locked` does. On the operation's own server it keeps others away already.
+
+    """
+    if server.database_url == settings.database_url:
+        yield operation.connection
+        return
+    async with open_locked(server, verb) as connection:
         yield connection
 
 

@@ -37,6 +37,7 @@ def _asking() -> list[list[str]]:
         "transactions end": ["--because", "a test", "--yes"],
         "dead-letters redrive": ["--dry-run"],
         "replay rewind": ["send", "--to-offset", "0", "--dry-run"],
+        "replay skip": ["send", "--dry-run"],
         "replay reemit": ["--all", "--dry-run"],
         "prune": ["--dry-run"],
         "replay balances": ["--all", "--dry-run"],

@@ -30,6 +30,8 @@ COMMANDS = [
     "replay rewind send --dry-run --to-offset {int64} --partition 0",
     "replay rewind send --dry-run --to-offset 0 --partition {int32}",
     "replay rewind send --dry-run --undo {int64}",
+    "replay skip send --dry-run --to-offset {int64} --partition 0",
+    "replay skip send --dry-run --partition {int32}",
     "replay reemit --dry-run --worker send --partition {int32}",
     "replay reemit --dry-run --worker send --partition 0 --offsets 0:{int18}",
 ]

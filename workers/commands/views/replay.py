@@ -1,4 +1,4 @@
-"""Terminal output of rewinds and reemissions."""
+"""Terminal output of rewinds, skips and reemissions."""
 
 from datetime import timedelta
 
@@ -11,8 +11,16 @@ from workers.ledger.model import WorkerName
 from workers.ops.operations import OngoingOperation
 from workers.ops.replay import reemit_plan
 from workers.ops.replay.rewind_plan import RewindPlan
+from workers.ops.replay.skip import SkipPlan
 
-__all__ = ["show_reemit_plan", "show_reemit_result", "show_rewind_plan", "show_rewind_result"]
+__all__ = [
+    "show_reemit_plan",
+    "show_reemit_result",
+    "show_rewind_plan",
+    "show_rewind_result",
+    "show_skip_plan",
+    "show_skip_result",
+]
 
 
 def show_rewind_plan(plan: RewindPlan) -> None:
@@ -57,6 +65,39 @@ def show_rewind_result(done: OngoingOperation, worker: WorkerName) -> None:
     out.print(
         f"To undo, before the workers have reread everything: inmail replay rewind {worker.value} --undo {done.number}"
     )
+
+
+def show_skip_plan(plan: SkipPlan) -> None:
+    """Show what skipping records would lose."""
+    out = console()
+    if not plan.lanes:
+        out.print("Nothing to skip: no lane lacks records before the oldest one that is left, or before that offset.")
+        return
+    heads = ["partition", "from", "to", "gone from Kafka", "still in Kafka", "answered before"]
+    rows = [(str(each.partition), *(f"{number:,}" for number in each[1:])) for each in plan.lanes]
+    if plan.server_of:
+        rows = [(*row, plan.server_of[each.partition]) for row, each in zip(rows, plan.lanes, strict=True)]
+    out.print(create_table([*heads, *["server"] * bool(plan.server_of)], rows, ",".join(heads)))
+    total = sum(each.target - each.stored for each in plan.lanes)
+    text = "will never be in the ledger's database. Markers of transactions count as records here."
+    out.print(Text.assemble((f"Up to {format_count(total, 'record')} ", WARN), text), soft_wrap=True)
+    if answered := sum(each.answered for each in plan.lanes):
+        text = (
+            "answered before: the credits that they moved, balances do not show; a request of theirs that is sent again"
+            " is decided again, and charged again."
+        )
+        out.print(Text.assemble((f"Up to {answered:,} of them were ", WARN), text), soft_wrap=True)
+    if total > answered:
+        out.print(f"Nobody has answered the other {total - answered:,}: their senders wait.", soft_wrap=True)
+    if left := sum(each.left for each in plan.lanes):
+        text = "still in Kafka: `inmail replay rewind` would have them decided."
+        out.print(Text.assemble((f"{left:,} of them are ", WARN), text), soft_wrap=True)
+
+
+def show_skip_result(done: OngoingOperation) -> None:
+    """Show that lanes go on."""
+    count = format_count(done.result["lanes"], "lane")
+    console().print(Text(f"{count} moved: operation {done.number}; see inmail lag", style=GOOD))
 
 
 def show_reemit_plan(plan: reemit_plan.ReemitPlan) -> None:

@@ -10,8 +10,7 @@ server after the other, and the operation is noted on that of INMAIL_DATABASE_UR
 servers, the same command plans the lanes that are left.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -26,7 +25,7 @@ from workers.ops.books.snapshot import open_books
 from workers.ops.clock.decide import ClockDecision
 from workers.ops.clock.state import LaneClock, credits_between, read_lane_clocks
 from workers.ops.clock_decisions import end_decisions
-from workers.ops.numbers import ServerNumbers, names_by_number, open_locked, servers_of_numbers
+from workers.ops.numbers import ServerNumbers, names_by_number, open_of_operation, servers_of_numbers
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
 
 __all__ = ["VERB", "SetBackLane", "SetBackPlan", "plan_set_back", "set_back"]
@@ -169,19 +168,9 @@ async def set_back(settings: Settings, plan: SetBackPlan, who: Operator) -> Ongo
             for server, held in await servers_of_numbers(settings, numbers) if numbers else ():
                 lanes = [each for each in plan.lanes if each.lane.partition in held]
                 with naming_server(server):
-                    async with _connect(settings, server, operation) as connection:
+                    async with open_of_operation(settings, server, operation, VERB) as connection:
                         operation.result["lanes"] += await _set_lanes(connection, lanes)
     return operation
-
-
-@asynccontextmanager
-async def _connect(settings: Settings, server: Settings, operation: OngoingOperation) -> AsyncIterator[Connection]:
-    """Connect to a server, and keep other operations away; on that of the operation it does so already."""
-    if server.database_url == settings.database_url:
-        yield operation.connection
-        return
-    async with open_locked(server, VERB) as connection:
-        yield connection
 
 
 async def _set_lanes(connection: Connection, lanes: Sequence[SetBackLane]) -> int:

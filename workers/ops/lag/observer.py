@@ -213,7 +213,6 @@ class LagObserver:
     def _partition(self, key: LaneKey, sampled: ClusterSample, facts: Facts, owner: Owner | None) -> PartitionLag:
         name, place = key
         committed = sampled.groups[name].committed[place]
-        ends = sampled.ends.get(place)
         ring = list(self._rings.get(key, ())) or [Sample(sampled.at, committed, committed or 0, 0)]
         last = ring[-1]
         status, reason = classify(ring, facts, self._limits)
@@ -226,9 +225,9 @@ class LagObserver:
             last.end,
             last.records,
             facts.seconds,
-            max(0, ends.oldest - committed) if ends is not None and committed is not None else 0,
+            0 if committed is None else max(0, facts.oldest - min(committed, facts.stored or committed)),
             facts.held,
-            ends.oldest if ends is not None else 0,
+            facts.oldest,
             status,
             reason,
             self._since(key, sampled.at, status, reason),

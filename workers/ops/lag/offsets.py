@@ -8,7 +8,7 @@ from typing import Final
 from aiokafka import TopicPartition
 
 from workers.ops.lag.model import Classification, Facts, Sample, Status
-from workers.topology import TOPIC_OF, skip_statement
+from workers.topology import TOPIC_OF, books_behind_advice, set_back_advice, skip_command
 
 __all__ = ["LOST_UNDECIDED", "classify_offsets"]
 
@@ -34,15 +34,17 @@ def classify_offsets(last: Sample, facts: Facts, unread: str) -> Classification 
         return Classification(Status.BEYOND_END, f"{words}; {apply}")
     if committed is not None and committed > last.end:
         words = f"its offset is {committed:,}, and the partition ends at {last.end:,}: {_LOST}"
-        to_do = f"; up to {last.records:,} records are unread" if stored is None else f"; {_set_back(facts, stored)}"
-        return Classification(Status.BEYOND_END, f"{words}{to_do}")
+        to_do = f"up to {last.records:,} records are unread"
+        if stored is not None:
+            to_do = set_back_advice(_place(facts), max(stored, facts.oldest))
+        return Classification(Status.BEYOND_END, f"{words}; {to_do}")
     if committed is None and stored:
         words = f"its offset is gone, as of a group that rested for long; the books have read up to {stored:,}"
         return Classification(Status.EXPIRED, f"{words}, and {unread}: {apply}")
-    if committed is not None and stored is not None and committed > max(stored, facts.oldest):
+    if committed is not None and stored is not None and committed > (stored or facts.oldest):
         words = f"its offset is {committed:,}, and the books have read up to {stored:,}; {unread}"
-        doubt = "is INMAIL_DATABASE_URL the right database? If it was restored from a backup"
-        return Classification(Status.BEYOND_BOOKS, f"{words}: {doubt}, {_set_back(facts, stored)}")
+        advice = books_behind_advice(_place(facts), committed, stored, facts.oldest)
+        return Classification(Status.BEYOND_BOOKS, f"{words}: {advice}")
     halted = _halted(committed, facts)
     return None if halted is None else Classification(Status.HALTED, halted)
 
@@ -51,14 +53,11 @@ def _halted(committed: int | None, facts: Facts) -> str | None:
     """Return why a lane cannot go on: where it has not begun yet, the reason that it will give."""
     if committed is not None and facts.stored is not None and max(committed, facts.stored) < facts.oldest:
         words = f"the oldest left is {facts.oldest:,}, and the books have read up to {facts.stored:,}"
-        worker, partition = facts.place
-        statement = skip_statement(TopicPartition(TOPIC_OF[worker], partition), facts.oldest)
-        return f"{LOST_UNDECIDED}: {words}. To go on without those between, run in the database: {statement}"
+        command = skip_command(_place(facts), facts.oldest)
+        return f"{LOST_UNDECIDED}: {words}. To go on without those between, run `{command}`"
     return None if facts.halted is None else f"its lane cannot go on: {facts.halted}"
 
 
-def _set_back(facts: Facts, stored: int) -> str:
-    """Return what sets a group's offset back to where the books are."""
+def _place(facts: Facts) -> TopicPartition:
     worker, partition = facts.place
-    command = f"inmail replay rewind {worker} --to-offset {max(stored, facts.oldest)} --partition {partition}"
-    return f"stop the group's workers and run `{command}`"
+    return TopicPartition(TOPIC_OF[worker], partition)

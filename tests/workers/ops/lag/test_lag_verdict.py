@@ -242,7 +242,7 @@ CASES = {
         "0:100/500!",
         {"ours": True, "stored": 100, "oldest": 500, "members": 0, "owned": False, "place": ("send", 2)},
         "HALTED",
-        "up to 100. To go on without those between, run in the database: update lanes set next_offset = 500 where",
+        "up to 100. To go on without those between, run `inmail replay skip send --to-offset 500 --partition 2`",
     ),
     "some of what was unread is gone": (
         "0:100/900",
