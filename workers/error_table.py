@@ -26,13 +26,13 @@ from workers.errors import BreakerError, ChildError, LaneError, WorkerError
 from workers.ledger.plans import CatalogueError
 from workers.ops.books.audit_mark import AuditUnderWayError
 from workers.ops.books.balance import UnknownAccountError
+from workers.ops.books.original_ids import UnknownRequestError
 from workers.ops.books.shards import NotHeldError, ServerError, server_name
 from workers.ops.books.snapshot import is_unmigrated
 from workers.ops.dead_letters.letters import NoSuchDeadLetterError
 from workers.ops.operations import NoSuchOperationError, RefusedError
 from workers.ops.shards.servers import UnreachableServerError
 from workers.ops.topics.plan import TopicsError
-from workers.ops.trace.trace import UnknownRequestError
 
 __all__ = ["ERROR_TABLE", "KNOWN_ERRORS", "ErrorAnswer", "ErrorKind", "Exit", "explain"]
 

@@ -29,12 +29,12 @@ from workers.errors import BreakerError, ChildError, LaneError, StuckError
 from workers.ledger.plans import CatalogueError
 from workers.ops.books.audit_mark import AuditUnderWayError
 from workers.ops.books.balance import UnknownAccountError
+from workers.ops.books.original_ids import UnknownRequestError
 from workers.ops.books.shards import NotHeldError, ServerError
 from workers.ops.dead_letters.letters import NoSuchDeadLetterError
 from workers.ops.operations import NoSuchOperationError, RefusedError
 from workers.ops.shards.servers import UnreachableServerError
 from workers.ops.topics.plan import TopicsError
-from workers.ops.trace.trace import UnknownRequestError
 
 OURS = [
     UnknownAccountError,

@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
-from uuid import UUID
 
 from workers.commands.examples import EXAMPLES
 
 __all__ = ["explain_plainly", "plain_text"]
 
 _MAX_CHOICES: Final = 32  # characters of choices beside an option's name
-_WORDS: Final = {str: "TEXT", int: "NUMBER", float: "NUMBER", Path: "FILE", UUID: "ID"}
+_WORDS: Final = {str: "TEXT", int: "NUMBER", float: "NUMBER", Path: "FILE"}
 _COLUMN: Final = 2
 _NO_LIMIT: Final = 2**31 - 1  # from here on, a maximum is only what Kafka and Postgres can hold: nobody has to know
 

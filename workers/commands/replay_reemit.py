@@ -3,7 +3,6 @@
 import re
 from datetime import datetime
 from typing import Annotated
-from uuid import UUID
 
 import typer
 
@@ -23,6 +22,7 @@ from workers.commands.options import (
     require_operator,
     write_planned,
 )
+from workers.commands.request_ids import find_request
 from workers.commands.running import end_published, run_command, tell_silent_servers
 from workers.commands.views.replay import show_reemit_plan, show_reemit_result
 from workers.ledger.model import WorkerName
@@ -34,7 +34,7 @@ from workers.ops.replay.reemit_rows import RowFilter
 __all__ = ["reemit_command"]
 
 _RequestFilter = Annotated[
-    UUID | None, typer.Option(help="Only the answer to this request and the movements it caused.")
+    str | None, typer.Option(metavar="ID", help="Only the answer to this request and the movements it caused.")
 ]
 _AfterFilter = Annotated[
     datetime | None,
@@ -82,7 +82,7 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     if offsets is not None and (worker is None or partition is None):
         raise typer.BadParameter("needs --worker and --partition", param_hint="--offsets")
     span = _span(offsets)
-    selection = RowFilter(account, request, after, before, worker, partition, *span)
+    selection = RowFilter(account, find_request(request), after, before, worker, partition, *span)
     if everything == bool(selection.summary()):
         raise typer.BadParameter("give either a filter or --all", param_hint="--all")
     person = None if dry_run else require_operator(by, because)

@@ -2,7 +2,6 @@
 
 from datetime import datetime
 from typing import Annotated
-from uuid import UUID
 
 import typer
 
@@ -22,6 +21,7 @@ from workers.commands.options import (
     require_operator,
     write_planned,
 )
+from workers.commands.request_ids import find_request
 from workers.commands.running import Exit, fail, run_command
 from workers.commands.views.replay import show_rewind_plan, show_rewind_result
 from workers.ledger.model import WorkerName
@@ -47,7 +47,7 @@ def rewind_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     worker: Annotated[WorkerName, typer.Argument(help="The worker whose group is set back.")],
     to_offset: Annotated[int | None, typer.Option(min=0, max=MAX_INT64, help="To this offset.")] = None,
     to_time: _TimeOption = None,
-    to_request: Annotated[UUID | None, typer.Option(help="To the record of this request.")] = None,
+    to_request: Annotated[str | None, typer.Option(metavar="ID", help="To the record of this request.")] = None,
     undo: _UndoOption = None,
     partition: PartitionsOption = None,
     by: ActorOption = None,
@@ -110,11 +110,11 @@ def _rewind(
 
 
 def _target(
-    offset: int | None, time: datetime | None, request: UUID | None, undo: int | None, partitions: tuple[int, ...]
+    offset: int | None, time: datetime | None, request: str | None, undo: int | None, partitions: tuple[int, ...]
 ) -> RewindTarget:
-    kinds = {TargetKind.OFFSET: offset, TargetKind.TIME: time, TargetKind.REQUEST: request, TargetKind.UNDO: undo}
-    given = {kind: value for kind, value in kinds.items() if value is not None}
-    if len(given) != 1:
+    if [offset, time, request, undo].count(None) != 3:
         raise typer.BadParameter("give one of them", param_hint="--to-offset, --to-time, --to-request, --undo")
-    ((kind, value),) = given.items()
+    id_ = find_request(request)
+    kinds = {TargetKind.OFFSET: offset, TargetKind.TIME: time, TargetKind.REQUEST: id_, TargetKind.UNDO: undo}
+    ((kind, value),) = ((kind, value) for kind, value in kinds.items() if value is not None)
     return RewindTarget(kind, value, partitions)

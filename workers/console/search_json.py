@@ -3,7 +3,8 @@
 import re
 from collections.abc import Sequence
 from typing import Any, Final
-from uuid import UUID
+
+from schemas.content_modes import parse_uuid
 
 __all__ = ["search_json"]
 
@@ -24,14 +25,6 @@ def search_json(text: str, accounts: Sequence[str], shown: int) -> dict[str, Any
         "account": text if text in accounts else None,
         "accounts": [each for each in accounts[:shown] if each != text],
         "more": len(accounts) > shown,
-        "id": str(UUID(text)) if _is_uuid(text) else None,  # of a request or an event
+        "id": None if (id_ := parse_uuid(text)) is None else str(id_),  # of a request or an event
         "dead_letter": text if _PLACE.fullmatch(text) else None,
     }
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        UUID(text)
-    except ValueError:
-        return False
-    return True

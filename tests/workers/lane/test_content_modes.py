@@ -26,15 +26,18 @@ from schemas.ids import answer_id, derive_id
 from schemas.render import asyncapi
 from tests.ledger.book import pick
 from tests.whole import whole
+from tests.workers.command import run
 from tests.workers.letters import platinum, records_of
 from tests.workers.wire import ends, in_binary_mode, promotion, publish, read, send, settled, working
+from workers.commands.running import Exit
 from workers.jobs.billing import BillingJob
 from workers.jobs.job import StoredRange
 from workers.jobs.send import SendJob
 from workers.jobs.stored_events import replay_answers
 from workers.ledger.model import WorkerName
 from workers.ledger.plans import load_catalogue
-from workers.ops.trace.trace import UnknownRequestError, about, trace
+from workers.ops.books.original_ids import UnknownRequestError
+from workers.ops.trace.trace import about, trace
 
 ULID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 RUSSIAN = "заказ-7"  # no character of it is in LATIN1, which a database may have
@@ -185,12 +188,19 @@ async def test_a_trace_finds_a_request_by_the_id_that_its_producer_gave_it(clust
     async with working(cluster, SendJob(load_catalogue())):
         (answer,) = await read(cluster, start, 1)
         (found,) = (await trace(cluster, about(id_, None))).traces
+        dry = await run(cluster, "replay", "reemit", "--request", id_, "--dry-run", "--json")
+        rewind = ("replay", "rewind", "send", "--to-request", id_, "--publish-again")
+        back = await run(cluster, *rewind, "--dry-run", "--json")
         await _send_values(cluster, SEND_REQUESTS, account, [_with_id(send(account), id_, source="/other")])
         await read(cluster, start, 2)
     with pytest.raises(UnknownRequestError, match=r"2 requests, of several sources") as told:
         await trace(cluster, about(id_, account))
 
     assert (UUID(answer["request_id"]), "there") == (found.case.request_id, found.state)
+    assert 1 == sum(json.loads(dry.out)["plan"]["events"].values())
+    assert 1 == json.loads(back.out)["plan"]["records"]
+    named = await run(cluster, "replay", "reemit", "--request", id_, "--dry-run")
+    assert (Exit.NO, True) == (named.code, "2 requests, of several sources" in named.err)
     assert str(derive_id("/other", id_)) in str(told.value)
     with pytest.raises(UnknownRequestError, match="is no UUID and no id of a decided request"):
         await trace(cluster, about(f"{id_}x", None))

@@ -1,6 +1,5 @@
 """Finds what is traced in the books, whichever of several servers hold them."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -11,19 +10,14 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.lanes import next_offsets
-from workers.ops.books.original_ids import find_request_ids
+from workers.ops.books.original_ids import find_request_ids, only_request_id
 from workers.ops.books.shards import Holdings, ServerError, ask_each_server, choose_server
 from workers.ops.trace import in_books as books
 from workers.ops.trace.in_books import DecidedRecord
 
-__all__ = ["FoundInBooks", "Question", "UnknownRequestError", "find_in_books", "read_books"]
+__all__ = ["FoundInBooks", "Question", "find_in_books", "read_books"]
 
 LIMIT: Final = 100_000  # records
-_NAMED: Final = 5  # request ids in a message
-
-
-class UnknownRequestError(Exception):
-    """The request was found neither in the ledger's database nor in the searched part of the topics."""
 
 
 class Question(NamedTuple):
@@ -72,15 +66,14 @@ async def read_books(settings: Settings, question: Question) -> FoundInBooks:
     if question.account is not None:
         choose_server(((server, holdings) for server, holdings, _ in told.found), silent, question.account)
         silent = []  # they have nothing of the account
-    ids = sorted({id_ for each in told.answers for id_ in each.ids})
-    if question.original is not None and len(ids) != 1:
-        raise next(iter(silent), None) or _not_one(question.original, ids)
+    id_ = question.id
+    if question.original is not None:
+        id_ = only_request_id(question.original, (id_ for each in told.answers for id_ in each.ids), silent)
     decided: dict[TopicPartition, int] = {}
     for each in told.answers:
         decided |= each.decided
     unknown = next((each.unknown for each in told.answers if each.unknown is not None), None)
     cases = [case for each in told.answers for case in each.cases]
-    id_ = question.id if question.original is None else ids[0]
     is_known: Callable[[int], bool] = told.has_number if told.silent else lambda _: True
     return FoundInBooks(id_, cases, unknown, decided, is_known, silent)
 
@@ -127,16 +120,3 @@ async def _find_decided(connection: Connection, question: Question) -> list[Deci
     if not cases and question.account is not None:
         cases = await books.find_by_event(connection, question.id, question.account)
     return cases
-
-
-def _not_one(original: str, found: Sequence[UUID]) -> UnknownRequestError:
-    named = json.dumps(original)
-    if found:
-        return UnknownRequestError(
-            f"{len(found)} requests, of several sources, have the id {named}: trace one by its request id:"
-            f" {', '.join(map(str, found[:_NAMED]))}"
-        )
-    return UnknownRequestError(
-        f"{named} is no UUID and no id of a decided request: trace one that is not decided by its request id"
-        " (docs/producers.md), or --account"
-    )

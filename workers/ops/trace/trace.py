@@ -12,6 +12,8 @@ from aiokafka.errors import KafkaError
 
 from infra.kafka.clients import NotSetUpError
 from infra.settings import Settings
+from schemas.content_modes import parse_uuid
+from workers.ops.books.original_ids import UnknownRequestError
 from workers.ops.books.reasons import reason_of
 from workers.ops.books.shards import ServerError, open_books_of
 from workers.ops.dead_letters.history import letter_key
@@ -26,7 +28,7 @@ from workers.ops.dead_letters.server_answers import (
 from workers.ops.trace import in_books as books
 from workers.ops.trace.found_records import FoundRecord, find_event, find_undecided
 from workers.ops.trace.in_books import DecidedRecord
-from workers.ops.trace.in_servers import LIMIT, Question, UnknownRequestError, find_in_books, read_books
+from workers.ops.trace.in_servers import LIMIT, Question, find_in_books, read_books
 from workers.ops.trace.in_topics import (
     FoundEvent,
     Trace,
@@ -37,7 +39,7 @@ from workers.ops.trace.in_topics import (
 from workers.ops.trace.topic_search import ProgressWatch, Search, no_progress, open_search
 from workers.rights import explain_refusal
 
-__all__ = ["LIMIT", "Question", "TraceReport", "UnknownRequestError", "about", "trace"]
+__all__ = ["LIMIT", "Question", "TraceReport", "about", "trace"]
 
 # The members of a row and of a tick for JSON.
 _MEMBERS: Final = (
@@ -55,10 +57,8 @@ _OF_TICK: Final = ("code", "horizon", "lots", "credits", "complete")
 
 def about(id_: str | None, account: str | None, last: int = 10, limit: int = LIMIT) -> Question:
     """Return the question about an id as somebody gives it: a UUID, or what a producer gave its request instead."""
-    try:
-        return Question(None if id_ is None else UUID(id_), account, last, limit)
-    except ValueError:
-        return Question(None, account, last, limit, id_)
+    request_id = parse_uuid(id_)
+    return Question(request_id, account, last, limit, None if request_id is not None else id_)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from tests.workers.two_servers import PARTITIONS, SILENT, PlacedBook, TwoServers
 from workers.cli import app
 from workers.ops.books.account_search import search_accounts
 from workers.ops.books.balance import read_balance
+from workers.ops.books.original_ids import UnknownRequestError
 from workers.ops.books.recent_outcomes import OutcomeCount, merge_outcomes, recent_outcomes
 from workers.ops.books.shards import Holdings, ServerError, ask_each_server, server_name
 from workers.ops.books.whole_books import PartOfBooksError
@@ -38,7 +39,7 @@ from workers.ops.operations import (
 )
 from workers.ops.prune import plan_prune
 from workers.ops.trace.in_servers import read_books
-from workers.ops.trace.trace import Question, UnknownRequestError, about, trace
+from workers.ops.trace.trace import Question, about, trace
 
 
 def _own(number: int) -> str:

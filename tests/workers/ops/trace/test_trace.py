@@ -22,7 +22,8 @@ from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
 from workers.ops.books.balance import UnknownAccountError
-from workers.ops.trace.trace import Question, TraceReport, UnknownRequestError
+from workers.ops.books.original_ids import UnknownRequestError
+from workers.ops.trace.trace import Question, TraceReport
 from workers.ops.trace.trace import trace as trace_
 
 
