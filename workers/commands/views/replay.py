@@ -81,6 +81,9 @@ def show_skip_plan(plan: SkipPlan) -> None:
     total = sum(each.target - each.stored for each in plan.lanes)
     text = "will never be in the ledger's database. Markers of transactions count as records here."
     out.print(Text.assemble((f"Up to {format_count(total, 'record')} ", WARN), text), soft_wrap=True)
+    if plan.worker is WorkerName.EXPIRY:
+        out.print("They are ticks: the next one books what has ended by then, and no credit is lost.")
+        return
     if answered := sum(each.answered for each in plan.lanes):
         text = (
             "answered before: the credits that they moved, balances do not show; a request of theirs that is sent again"

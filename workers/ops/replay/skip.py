@@ -108,12 +108,13 @@ async def plan_skip(
         with naming_server(server):
             async with open_books(server) as connection:
                 places = await read_partition_states(server, connection, worker, numbers)
-                known = await connection.fetch(_TOPIC_IDS, GROUP_OF[topic], topic)
+                rows = await connection.fetch(_TOPIC_IDS, GROUP_OF[topic], topic)
+        known = {row["partition"]: row["topic_id"] for row in rows}
         for place in places.values():
             target = _lost_up_to(place) if to_offset is None else to_offset
             if target > place.stored:
                 _check(place, target, worker)
-                _check_topic(place.partition, dict(known), topic, topic_id)
+                _check_topic(place.partition, known, topic, topic_id)
                 lanes.append(_skipped(place, target))
     return SkipPlan(worker, tuple(sorted(lanes)), tuple(servers))
 
