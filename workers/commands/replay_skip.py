@@ -18,6 +18,7 @@ from workers.commands.options import (
 )
 from workers.commands.running import run_command
 from workers.commands.views.replay import show_skip_plan, show_skip_result
+from workers.commands.views.styles import format_count
 from workers.ledger.model import WorkerName
 from workers.ops.replay.skip import plan_skip, skip
 
@@ -56,7 +57,7 @@ def skip_command(  # noqa: PLR0913 - one parameter an option
         if json:
             write_planned(plan)
         return
-    confirm(f"Skip these records in {len(plan.lanes)} lanes?", yes=yes)
+    confirm(f"Skip these records in {format_count(len(plan.lanes), 'lane')}?", yes=yes)
     done = run_command(lambda settings: skip(settings, plan, person))
     if json:
         write_planned(plan, done)

@@ -192,10 +192,13 @@ async def test_the_owner_at_work_begins_again_from_there(cluster: Settings, data
 
 async def test_lanes_of_several_servers_go_on_each_on_its_own(servers: TwoServers) -> None:
     """One operation, and each server's lanes. One server away leaves the other's lanes to be moved alone."""
+    name = f"w-{uuid4().hex[:12]}"
+    requests = [send(account_of(number, name)) for number in (0, 3)]
+    await prepare(servers.both)
+    await publish(servers.both, SEND_REQUESTS, requests)  # a lane that has stored nothing has lost nothing
     await prepare(servers.alone[1])
     await prepare(servers.both)
-    name = f"w-{uuid4().hex[:12]}"
-    await publish(servers.both, SEND_REQUESTS, [send(account_of(number, name)) for number in (0, 3)])
+    await publish(servers.both, SEND_REQUESTS, requests)
     end = await pass_over(servers.both)
     places = TopicPartition(SEND_REQUESTS, 0), TopicPartition(SEND_REQUESTS, 3)
     await _delete_before(servers.both, *(end[place] for place in places), places=places)
