@@ -125,8 +125,8 @@ histories: $(STAMP) ## Compare 5,000 random histories of all events with the ora
 	HISTORIES=5000 $(BIN)/python -m pytest tests/ledger/test_histories.py -k random_histories_as --timeout 3600
 
 .PHONY: clients
-clients: $(STAMP) ## Run other people's clients from PyPI against docs/producers.md (1 min; not part of the tests)
-	$(BIN)/python -m tests.clients
+clients: $(STAMP) ## Run other people's clients against docs/producers.md, LANGUAGES="python java go javascript kcat" (2 min; not part of the tests)
+	$(BIN)/python -m tests.clients $(LANGUAGES)
 
 .PHONY: examples
 examples: $(STAMP) ## Build and run the sample programs of examples/, LANGUAGES="python go java typescript" (3 min; not part of the tests)

@@ -1,16 +1,18 @@
 #!/bin/sh
-# Installs the Debian packages that tests use and that are missing: those of debian-packages.txt. Starts no service.
+# Installs the Debian packages that tests use and that are missing: those given, or those of debian-packages.txt. Starts
+# no service.
 # Where that is not possible, tests that need one are skipped and say so; on CI (CI is set) they fail.
 set -u
 cd "$(dirname "$0")" || exit 1
-command -v dpkg-query > /dev/null || { echo "no Debian: install what $PWD/debian-packages.txt names yourself" >&2; exit 0; }
+packages=${*:-$(cat debian-packages.txt)}
+command -v dpkg-query > /dev/null || { echo "no Debian: install yourself what tests use:" $packages >&2; exit 0; }
 missing=""
-while read -r package; do
+for package in $packages; do
     dpkg-query --show --showformat '${db:Status-Status}' "$package" 2> /dev/null | grep -qx installed || missing="$missing $package"
-done < debian-packages.txt
+done
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then
-    echo "missing for some tests:$missing (as root: make tools)" >&2
+    echo "missing for some tests:$missing (as root: apt-get install$missing)" >&2
     exit 0
 fi
 echo "installing$missing ..."
