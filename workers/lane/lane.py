@@ -80,6 +80,13 @@ class Lane:
             return self.open_at
         return self.wait.look_at if self.wait.look_at and len(self.inbox) else None
 
+    @property
+    def was_in_doubt(self) -> bool:
+        """Whether it was in doubt how far answers are published when it was closed, or given back by its last owner."""
+        row = self.row
+        was_given_back_so = row.last_owner is None and (row.maybe_published or 0) > (row.published or 0)
+        return self.published_answers is not None or was_given_back_so
+
     def receive(self, limit: int, most_bytes: int) -> Taken:
         """Take records for a turn, up to so many or so many bytes, and one at least."""
         self.received_at = monotonic()

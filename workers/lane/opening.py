@@ -176,7 +176,12 @@ class Opening:
             try:
                 check_topic(place, topic_id, row.topic_id, stored)
                 told, unsure_to, is_news = lane.check.resolve(
-                    committed[place], row.published, row.maybe_published, stored or 0, ends[place]
+                    committed[place],
+                    row.published,
+                    row.maybe_published,
+                    stored or 0,
+                    ends[place],
+                    was_in_doubt=lane.was_in_doubt,
                 )
                 if is_news:
                     not_believed[lane.partition] = {"told": committed[place], "published": row.published}

@@ -36,7 +36,16 @@ class CommittedOffsetCheck:
         self._noted: int | None = None  # which the brokers told less than
         self._count = 0
 
-    def resolve(self, committed: int | None, noted: int | None, maybe: int | None, stored: int, end: int) -> StartPoint:
+    def resolve(  # noqa: PLR0913 - what is known of a lane
+        self,
+        committed: int | None,
+        noted: int | None,
+        maybe: int | None,
+        stored: int,
+        end: int,
+        *,
+        was_in_doubt: bool = False,
+    ) -> StartPoint:
         """Return the offset to go by; or refuse it for now.
 
         What was asked often enough is not asked that often again while nothing more is published: an opening may fail
@@ -48,6 +57,8 @@ class CommittedOffsetCheck:
             maybe: up to where answers may be published, noted or not; None: the row, of a version before, does not say.
             stored: up to where outcomes are: answers may be published so far, which the row notes with its next batch.
             end: of the partition. What is noted beyond it is of records that are lost, or of another topic.
+            was_in_doubt: whether it was when the lane was closed: answers were published without the offset, so that
+                less is told than noted is no news.
 
         Raises:
             GroupCoordinatorNotAvailableError: asking again may help.
@@ -59,11 +70,13 @@ class CommittedOffsetCheck:
             return StartPoint(committed, maybe if unsure else None)
         if self._noted != noted:
             self._noted, self._count = noted, 0
-        if self._count >= _ATTEMPTS:
+        is_known = was_in_doubt and committed is not None
+        if is_known or self._count >= _ATTEMPTS:
             self._count += 1
             # After a rewind far less than what is stored: the rest has to be published again, found or not.
             up_to = maybe if maybe is not None and maybe >= noted else max(noted, stored)
-            return StartPoint(max(committed or 0, noted - _LOOK_BACK), up_to, self._count == _ATTEMPTS + 1)
+            is_news = self._count == _ATTEMPTS + 1 and not is_known
+            return StartPoint(max(committed or 0, noted - _LOOK_BACK), up_to, is_news)
         self._count += 1
         raise GroupCoordinatorNotAvailableError(
             f"the group's offset is told to be {committed}, but answers up to {noted} are published (to go back, use"

@@ -361,6 +361,20 @@ def test_the_time_of_a_turn_that_left_out_what_it_found_is_not_noted(settings: S
     assert (300, now) == (lane.row.published, lane.row.published_time)
 
 
+def test_a_lane_that_was_closed_or_given_back_in_doubt_says_so(settings: Settings) -> None:
+    """Not one whose owner was killed: what it had not noted yet is no doubt that it knew of."""
+    lane = Lane(SendJob.group, PLACE, AsyncMock(), settings, Health(30).lane(PLACE), CommittedOffsetCheck())
+    lane.row.published, lane.row.maybe_published, lane.row.last_owner = 100, 120, "inmail-send.killed"
+    killed = lane.was_in_doubt
+    lane.published_answers = readback.PublishedAnswers(set(), PLACE, 120)
+    closed = lane.was_in_doubt
+    lane.note_published(120, utc_now(), is_committed=True)
+    over = lane.was_in_doubt
+    lane.row.maybe_published, lane.row.last_owner = 130, None
+
+    assert (False, True, False, True) == (killed, closed, over, lane.was_in_doubt)
+
+
 def _publish_at_most(turns: int, patch: pytest.MonkeyPatch) -> asyncio.Event:
     """Let transactions fail after so many; return what is set by the first that does."""
     begun, failed = 0, asyncio.Event()
