@@ -77,6 +77,8 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is
             late = await self._end(pump)
             self._forget(list(self.lanes))  # a consumer that stops tells no listener
         errors += [task_error(each, stopped=True) for each in (self._owners.failed, pump) if each.done()]
+        if late is not None and stop.is_set():  # no next consumer makes up for what did not end
+            errors = [error for error in errors if not isinstance(error, ConsumerLostError)]
         for error in filter(None, errors):
             raise error
         if late is not None:

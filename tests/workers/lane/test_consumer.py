@@ -374,6 +374,27 @@ async def test_a_worker_whose_poll_was_cancelled_by_nobody_says_so(settings: Set
         await asyncio.wait_for(membership.run(asyncio.Event()), 5)
 
 
+@pytest.mark.parametrize("is_told_to_stop", [True, False])
+async def test_a_worker_that_loses_its_consumer_as_it_ends_says_what_did_not_end(
+    settings: Settings, monkeypatch: Any, *, is_told_to_stop: bool
+) -> None:
+    """Its code was 0, as nobody replaces the consumer of a worker that is to stop. One that goes on replaces it."""
+    consumer = SimpleNamespace(subscribe=Mock(), start=AsyncMock(), change_fetch_wait=Mock())
+    membership = _membership(settings, consumer)
+    stop = asyncio.Event()
+
+    async def pump(*_: object) -> None:
+        if is_told_to_stop:
+            stop.set()
+        raise ConsumerLostError("planted")
+
+    monkeypatch.setattr(membership, "_pump", pump)
+    monkeypatch.setattr(membership, "_end", AsyncMock(return_value="not drained"))
+    error, message = (WorkerError, "not drained") if is_told_to_stop else (ConsumerLostError, "planted")
+    with pytest.raises(error, match=message):
+        await asyncio.wait_for(membership.run(stop), 5)
+
+
 async def test_a_consumer_that_is_lost_is_replaced_and_the_worker_goes_on(cluster: Settings, account: str) -> None:
     """Aiokafka's tasks end for good at an error that they did not expect. The process need not."""
     start = await ends(cluster, SEND_RESULTS)
