@@ -40,9 +40,8 @@ where holds_number(u.partition)
 on conflict (consumer_group, topic, partition) do update
 set epoch = excluded.epoch, awaited = true, held = null, owner = excluded.owner, owner_epoch = excluded.epoch,
     published = greatest(l.published, excluded.published),
-    published_time = case
-        when excluded.published > coalesce(l.published, -1) then excluded.published_time else l.published_time
-    end
+    published_time = case when excluded.published > coalesce(l.published, -1)
+        then excluded.published_time else l.published_time end
 where l.epoch = excluded.epoch - 1
 returning partition, epoch, next_offset, as_of, least(l.published, next_offset) as published,
     case when l.published <= next_offset then published_time end as published_time, maybe_published, topic_id,
@@ -74,7 +73,9 @@ where l.consumer_group = $1 and l.topic = $2
 # A row that somebody keeps locked is passed over: whoever writes this works other lanes as well.
 _FREE = " and exists (select from lanes where ctid = l.ctid for no key update skip locked)"
 _WAIT = f"""
-update lanes as l set head = u.head, waits_for = u.waits_for, waits_since = clock_timestamp()
+update lanes as l
+set head = u.head, waits_for = u.waits_for, waits_since = case
+    when (l.head, l.waits_for) is distinct from (u.head, u.waits_for) then clock_timestamp() else l.waits_since end
 from unnest($3::integer[], $4::bigint[], $5::text[], $6::timestamptz[], $7::text[])
     as u (partition, epoch, owner, head, waits_for)
 where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition

@@ -263,8 +263,10 @@ async def test_a_lane_whose_row_somebody_keeps_locked_keeps_no_other_from_tellin
             await database.execute("select from lanes where partition = 0 for update")
             told = [await rows.announce_waiting(waits), await rows.announce_waiting(waits[1:])]
             await rows.hold(lanes[0], "the clock", 7, utc_now())
-        told.append(await rows.announce_waiting(waits))
+        since = await database.fetchval("select waits_since from lanes where partition = 1")
+        told.append(await rows.announce_waiting(waits))  # the other says it once more, of the same wait
         await rows.hold(lanes[0], "the clock", 8, utc_now())
+        assert since == await database.fetchval("select waits_since from lanes where partition = 1")
         written = await database.fetch("select waits_for, held_offset from lanes order by partition")
 
     assert [False, True, True] == told
