@@ -174,8 +174,8 @@ class Decider:
     ) -> Decided:
         records = [record for _, taken, _ in batches for record in taken.records]
         progress = [
-            Progress(lane.row, taken.next_offset, decoded.as_of)
-            for (lane, taken, _), decoded in zip(batches, found, strict=True)
+            Progress(lane.row, taken.next_offset, decoded.as_of, decidable.head)
+            for (lane, taken, decidable), decoded in zip(batches, found, strict=True)
         ]
         bad: dict[Lane, int] = {}
         with self._traces.trace_batch(self._rows.topic, records) as trace:
@@ -194,7 +194,7 @@ class Decider:
                     await self._rows.pause(max(bad, key=lambda each: bad[each]).row, str(error))
                 raise
         for (lane, taken, decidable), decoded in zip(batches, found, strict=True):
-            lane.as_of, lane.steps, lane.at_hand = decoded.as_of, 0, False
+            lane.as_of, lane.steps, lane.at_hand, lane.told_head = decoded.as_of, 0, False, decidable.head
             lane.health.decided()
             lane.health.overtakes(decidable.waited_for, len(taken.records))
         self._health.stored(len(records), codes, [each.reason.value for each in refused.values()])

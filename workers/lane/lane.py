@@ -48,6 +48,7 @@ class Lane:
         self.wait = Wait()
         self.check = check  # which outlives it: the partition may go elsewhere and come back
         self.as_of: datetime = EPOCH  # of what its owner has decided
+        self.told_head: datetime | None = None  # time of the record that the last batch left, as the lane's row has it
         self.stored_at_start = 0  # the offset before which outcomes were stored when it was opened
         self.published_answers: PublishedAnswers | None = None  # while it is in doubt how far answers are published
         self.steps = 0  # done of the batch that it is at, where that takes several transactions
@@ -107,7 +108,7 @@ class Lane:
 
     def close(self) -> None:
         """Forget what was received: the lane has to be opened before a turn works it again."""
-        self.is_open, self.at_hand, self.steps = False, False, 0
+        self.is_open, self.at_hand, self.steps, self.told_head = False, False, 0, None
         self.inbox.close()
         self.wait.end()
         self.health.waits_for(None)

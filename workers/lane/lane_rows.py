@@ -47,22 +47,25 @@ returning partition, epoch, next_offset, as_of, least(l.published, next_offset) 
     case when l.published <= next_offset then published_time end as published_time, maybe_published, topic_id,
     nullif(topic_since, '-infinity') as topic_since, halted
 """
+_OWNED = (
+    " where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition"
+    " and l.epoch = u.epoch and l.owner = u.owner"
+)
 # A row behind what was stored is of a server that took over without the last commits; ahead, an answer was lost.
-_ADVANCE = """
+_ADVANCE = f"""
 update lanes as l
 set next_offset = greatest(l.next_offset, u.next_offset), as_of = greatest(l.as_of, u.as_of),
     published = u.published, published_time = u.published_time,
     maybe_published = greatest(l.maybe_published, u.next_offset),
+    head = coalesce(u.head, l.head), waits_for = case when u.head is null then l.waits_for end,
     awaited = l.awaited or u.next_offset is not null,
     paused = case when u.next_offset is null then l.paused end, held = case when u.next_offset is null then l.held end
-from
-    unnest(
-        $3::integer[], $4::bigint[], $5::text[], $6::bigint[], $7::timestamptz[], $8::bigint[], $9::timestamptz[],
-        $10::bigint[]
-    ) as u (partition, epoch, owner, next_offset, as_of, published, published_time, stored)
-where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition
-    and l.epoch = u.epoch and l.owner = u.owner and coalesce(l.next_offset, 0) >= u.stored
-"""
+from unnest(
+    $3::integer[], $4::bigint[], $5::text[], $6::bigint[], $7::timestamptz[], $8::bigint[], $9::timestamptz[],
+    $10::bigint[], $11::timestamptz[]
+) as u (partition, epoch, owner, next_offset, as_of, published, published_time, stored, head)
+{_OWNED} and coalesce(l.next_offset, 0) >= u.stored
+"""  # noqa: S608 - constants
 _COUNT = """
 select count(*)
 from lanes as l
@@ -78,24 +81,20 @@ set head = u.head, waits_for = u.waits_for, waits_since = case
     when (l.head, l.waits_for) is distinct from (u.head, u.waits_for) then clock_timestamp() else l.waits_since end
 from unnest($3::integer[], $4::bigint[], $5::text[], $6::timestamptz[], $7::text[])
     as u (partition, epoch, owner, head, waits_for)
-where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition
-    and l.epoch = u.epoch and l.owner = u.owner {_FREE}
+{_OWNED} {_FREE}
 """  # noqa: S608 - constants
-_RESUME = """
+_RESUME = f"""
 update lanes as l set halted = null, topic_id = coalesce(l.topic_id, $6)
-from unnest($3::integer[], $4::bigint[], $5::text[]) as u (partition, epoch, owner)
-where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition
-    and l.epoch = u.epoch and l.owner = u.owner
-"""
-_RELEASE = """
+from unnest($3::integer[], $4::bigint[], $5::text[]) as u (partition, epoch, owner) {_OWNED}
+"""  # noqa: S608 - constants
+_RELEASE = f"""
 update lanes as l
 set awaited = false, published = u.published, published_time = u.published_time,
     maybe_published = coalesce(u.maybe_published, u.published), owner = null
 from unnest($3::integer[], $4::bigint[], $5::text[], $6::bigint[], $7::timestamptz[], $8::bigint[])
     as u (partition, epoch, owner, published, published_time, maybe_published)
-where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition
-    and l.epoch = u.epoch and l.owner = u.owner
-"""
+{_OWNED}
+"""  # noqa: S608 - constants
 _OF_ONE = " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4 and owner = $5"
 _UNAWAIT = "update lanes set awaited = false" + _OF_ONE  # noqa: S608 - constants
 _HOLD = "update lanes as l set held = $6, held_offset = $7, held_time = $8" + _OF_ONE + _FREE  # noqa: S608
@@ -129,6 +128,7 @@ class Progress(NamedTuple):
     row: LaneRow
     next_offset: int | None = None
     as_of: datetime | None = None
+    head: datetime | None = None  # of the record after them, where that has to wait
 
 
 class LaneRows:
@@ -196,11 +196,12 @@ class LaneRows:
                 [row.published for row in rows],
                 [row.published_time for row in rows],
                 [row.next_offset or 0 for row in rows],
+                [each.head for each in progress],
             )
             if moved != f"UPDATE {len(rows)}":
                 raise FencedError(f"{self._name(rows)} has a newer owner, or lost what was stored")
             yield connection
-        for row, next_offset, _ in progress:
+        for row, next_offset, *_ in progress:
             row.next_offset = max(row.next_offset or 0, next_offset or 0)
 
     async def are_owned(self, rows: Sequence[LaneRow]) -> bool:
@@ -254,9 +255,7 @@ class LaneRows:
         await self._pool.execute(_HALT, *self._key_of(row), reason)
 
     async def hold(self, row: LaneRow, reason: str, offset: int, time: datetime) -> None:
-        """Tell operators that a record is held, which one, and why, until a batch is stored.
-
-        Not while somebody keeps the row locked.
+        """Tell operators that a record is held, which, and why, until a batch is stored; not where its row is locked.
 
         Raises:
             FencedError: when there is a newer owner.

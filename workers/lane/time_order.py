@@ -55,6 +55,7 @@ from workers.topology import TOPIC_RANK
 __all__ = ["Decidable", "Order", "Overtaken", "Received"]
 
 _TICK_SECONDS = 0.25  # for the expiry lane
+_SHORT_SECONDS = 0.1  # a wait of which operators need not read for whom it is
 _AWAY_SECONDS = 1.0  # a lane that runs has mostly read on by then
 
 
@@ -81,6 +82,7 @@ class Decidable(NamedTuple):
     waited_for: str | None = None  # a group that has records unread that come before them and may give credits
     read_to: datetime = LATEST  # the instant up to which lanes that may give credits have read all they have
     is_misplaced: bool = False  # some records belong to accounts of other lanes
+    head: datetime | None = None  # of the first record that has to wait; None: none was seen to
 
 
 class Order:
@@ -149,14 +151,17 @@ class Order:
             lane.wait.group = blocking[0].consumer_group
             return None
         allowed = min((self._allows(lane, row) for row in rows if row not in held), default=LATEST)
-        last = latest_decision_time(records, lane.as_of, lane.times)
-        count = len(records) if last <= allowed else bisect_right(_times(records, lane.as_of, lane.times), allowed)
+        count, head = len(records), None
+        if latest_decision_time(records, lane.as_of, lane.times) > allowed:
+            times = _times(records, lane.as_of, lane.times)
+            count = bisect_right(times, allowed)
+            head = times[count]
         first = decision_time(records[0], lane.as_of, lane.times)
         # Lanes of other numbers have decided what comes after as a rule: they never waited for it.
         late = [row for row in rows if _is_own(lane, row) and first <= row.passed(self._rows.topic)]
         overtaken = dict.fromkeys(_overtaken(lane, row) for row in (*held, *late))
         unread = next((row.consumer_group for row in held if row.gives_credits), None)
-        return Decidable(count, tuple(overtaken), unread, read_to, bool(received.others))
+        return Decidable(count, tuple(overtaken), unread, read_to, bool(received.others), head)
 
     def _held(self, received: Received, rows: Sequence[Neighbour]) -> list[Neighbour]:
         """Return the lanes that have not come as far as the first record."""
@@ -188,7 +193,8 @@ class Order:
             lane.health.waits_for(lane.wait.group)
             lane.wait.postpone()
             head = decision_time(records[0], lane.as_of, lane.times)
-            if lane.wait.announced != (head, lane.wait.group):
+            is_told = lane.told_head == head and lane.wait.seconds < _SHORT_SECONDS
+            if not is_told and lane.wait.announced != (head, lane.wait.group):
                 news[lane] = head, lane.wait.group
         if news and await self._rows.announce_waiting([(lane.row, *new) for lane, new in news.items()]):
             for lane, new in news.items():

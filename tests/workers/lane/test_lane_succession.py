@@ -249,6 +249,24 @@ async def test_a_lane_that_has_a_newer_owner_learns_so_when_it_tells_that_it_wai
             await rows.announce_waiting([(owned, utc_now(), "inmail-billing")])
 
 
+async def test_a_batch_tells_the_time_of_the_record_after_it_and_of_no_wait_before(
+    settings: Settings, database: Connection
+) -> None:
+    """Nobody waits yet: a lane that is read at that moment would seem to wait for whom it waited last, since then."""
+    async with create_pool(settings) as pool:
+        rows, owned, head = LaneRows(pool, SendJob.group, SEND_REQUESTS), LaneRow(0), utc_now()
+        await rows.read([owned])
+        await rows.acquire([owned], "inmail-send.owner")
+        await rows.announce_waiting([(owned, utc_now(), "inmail-billing")])
+        said = []
+        for step in (Progress(owned, 7), Progress(owned, 8, head=head), Progress(owned, 9)):
+            async with rows.fenced([step]):
+                pass
+            said.append(await database.fetchrow("select head = $1, waits_for from lanes", head))
+
+    assert [(False, "inmail-billing"), (True, None), (True, None)] == [tuple(each) for each in said if each]
+
+
 async def test_a_lane_whose_row_somebody_keeps_locked_keeps_no_other_from_telling_that_it_waits(
     settings: Settings, database: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 from aiokafka.structs import ConsumerRecord
 
-from infra.clock import EARLIEST, LATEST
+from infra.clock import EARLIEST, LATEST, from_milliseconds
 from infra.kafka.clients import create_producer, reader
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
@@ -213,6 +213,28 @@ async def test_a_lane_tells_again_with_what_it_waits_until_that_is_written(unask
         assert not await order.admit([received])
 
     assert 2 == written.await_count
+
+
+async def test_with_what_a_lane_will_wait_is_told_with_the_batch_before_it(unasked: Settings) -> None:
+    """The other lane goes on at that commit. A wait that lasts is announced, so that operators read for whom it is."""
+    order, billing = _beside_billing(offset=0, epoch=1)
+    received = _received(unasked, 0)
+    lane, first = received.lane, received.records[0]
+    last = dataclasses.replace(first, offset=1, timestamp=first.timestamp + 1_000)
+    between = from_milliseconds(first.timestamp + 500)
+    billing.row, billing.end = (*billing.row[:4], None, between, *billing.row[6:]), 1
+    decidable = (await order.admit([received._replace(records=[first, last])]))[lane]
+    assert (1, from_milliseconds(last.timestamp)) == (decidable.records, decidable.head)
+
+    lane.told_head = decidable.head
+    assert not await order.admit([received._replace(records=[last])])
+    assert 0 == billing.pool.execute.await_count
+    lane.wait.began -= 0.2
+    assert not await order.admit([received._replace(records=[last])])
+    assert 1 == billing.pool.execute.await_count
+
+    billing.row = (*billing.row[:3], 1, *billing.row[4:])
+    assert (await order.admit([received._replace(records=[last])]))[lane].head is None
 
 
 async def test_where_a_lane_began_in_a_topic_says_nothing_of_the_next_topic(unasked: Settings) -> None:
