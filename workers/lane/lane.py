@@ -81,13 +81,6 @@ class Lane:
             return self.open_at
         return self.wait.look_at if self.wait.look_at and len(self.inbox) else None
 
-    @property
-    def was_in_doubt(self) -> bool:
-        """Whether it was in doubt how far answers are published when it was closed, or given back by its last owner."""
-        row = self.row
-        was_given_back_so = row.last_owner is None and (row.maybe_published or 0) > (row.published or 0)
-        return self.published_answers is not None or was_given_back_so
-
     def receive(self, limit: int, most_bytes: int) -> Taken:
         """Take records for a turn, up to so many or so many bytes, and one at least."""
         self.received_at = monotonic()
@@ -140,7 +133,7 @@ class Lane:
         """
         row = self.row
         if is_committed:
-            row.maybe_published, self.published_answers = None, None
+            row.maybe_published, row.doubted, self.published_answers = None, None, None
             row.published, row.published_time = offset, received_at or row.published_time
         else:  # what was found, and left out, was received earlier, and so was what may be found beyond it
             row.published = max(row.published or 0, offset)

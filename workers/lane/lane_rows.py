@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -13,8 +13,8 @@ from infra.clock import EPOCH
 from infra.first_of import end_in_time
 from infra.postgres import Connection, Pool
 from infra.retry import suppress_retriable
-from infra.shards import NumberState
 from workers.errors import FencedError
+from workers.lane.numbering import why_not_held
 from workers.topology import last_owner
 
 __all__ = ["LaneRow", "LaneRows", "Progress"]
@@ -44,8 +44,8 @@ set epoch = excluded.epoch, awaited = true, held = null, owner = excluded.owner,
         then excluded.published_time else l.published_time end
 where l.epoch = excluded.epoch - 1
 returning partition, epoch, next_offset, as_of, least(l.published, next_offset) as published,
-    case when l.published <= next_offset then published_time end as published_time, maybe_published, topic_id,
-    nullif(topic_since, '-infinity') as topic_since, halted
+    case when l.published <= next_offset then published_time end as published_time, maybe_published,
+    doubted, topic_id, nullif(topic_since, '-infinity') as topic_since, halted
 """
 _OWNED = (
     " where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition"
@@ -56,14 +56,14 @@ _ADVANCE = f"""
 update lanes as l
 set next_offset = greatest(l.next_offset, u.next_offset), as_of = greatest(l.as_of, u.as_of),
     published = u.published, published_time = u.published_time,
-    maybe_published = greatest(l.maybe_published, u.next_offset),
+    maybe_published = greatest(l.maybe_published, u.next_offset), doubted = u.doubted,
     head = coalesce(u.head, l.head), waits_for = case when u.head is null then l.waits_for end,
     awaited = l.awaited or u.next_offset is not null,
     paused = case when u.next_offset is null then l.paused end, held = case when u.next_offset is null then l.held end
 from unnest(
     $3::integer[], $4::bigint[], $5::text[], $6::bigint[], $7::timestamptz[], $8::bigint[], $9::timestamptz[],
-    $10::bigint[], $11::timestamptz[]
-) as u (partition, epoch, owner, next_offset, as_of, published, published_time, stored, head)
+    $10::bigint[], $11::timestamptz[], $12::bigint[]
+) as u (partition, epoch, owner, next_offset, as_of, published, published_time, stored, head, doubted)
 {_OWNED} and coalesce(l.next_offset, 0) >= u.stored
 """  # noqa: S608 - constants
 _COUNT = """
@@ -84,15 +84,15 @@ from unnest($3::integer[], $4::bigint[], $5::text[], $6::timestamptz[], $7::text
 {_OWNED} {_FREE}
 """  # noqa: S608 - constants
 _RESUME = f"""
-update lanes as l set halted = null, topic_id = coalesce(l.topic_id, $6)
-from unnest($3::integer[], $4::bigint[], $5::text[]) as u (partition, epoch, owner) {_OWNED}
+update lanes as l set halted = null, topic_id = coalesce(l.topic_id, $6), doubted = u.doubted
+from unnest($3::integer[], $4::bigint[], $5::text[], $7::bigint[]) as u (partition, epoch, owner, doubted) {_OWNED}
 """  # noqa: S608 - constants
 _RELEASE = f"""
 update lanes as l
 set awaited = false, published = u.published, published_time = u.published_time,
-    maybe_published = coalesce(u.maybe_published, u.published), owner = null
-from unnest($3::integer[], $4::bigint[], $5::text[], $6::bigint[], $7::timestamptz[], $8::bigint[])
-    as u (partition, epoch, owner, published, published_time, maybe_published)
+    maybe_published = coalesce(u.maybe_published, u.published), doubted = u.doubted, owner = null
+from unnest($3::integer[], $4::bigint[], $5::text[], $6::bigint[], $7::timestamptz[], $8::bigint[], $9::bigint[])
+    as u (partition, epoch, owner, published, published_time, maybe_published, doubted)
 {_OWNED}
 """  # noqa: S608 - constants
 _OF_ONE = " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4 and owner = $5"
@@ -116,6 +116,7 @@ class LaneRow:
     published: int | None = None  # up to where the owner knows its answers published; noted with its writes
     published_time: datetime | None = None  # no later answer was received before; None: not known
     maybe_published: int | None = None  # up to where answers may be published; None: not beyond `published`
+    doubted: int | None = None  # the group's offset as brokers tell it, while that is not believed; None: it is
     topic_id: UUID | None = None  # of the topic that was read; None: no lane has noted it yet
     topic_since: datetime | None = None  # watermark at which it followed another one; None: it is the first
     halted: str | None = None  # why the lane could not go on
@@ -149,7 +150,7 @@ class LaneRows:
             place = TopicPartition(self.topic, row.partition)
             row.last_epoch, row.last_owner, row.not_held = 0, None, None
             if not last["is_held"]:
-                row.not_held = _not_held(row.partition, last["state"], last["since"])
+                row.not_held = why_not_held(row.partition, last["state"], last["since"])
             elif last["epoch"] is not None:
                 row.last_epoch, owner, owner_epoch = last["epoch"], last["owner"], last["owner_epoch"]
                 row.last_owner = last_owner(self.group, place, row.last_epoch, owner, owner_epoch)
@@ -174,7 +175,7 @@ class LaneRows:
             row.epoch, row.next_offset, row.as_of = found["epoch"], found["next_offset"], found["as_of"] or EPOCH
             # Whoever sets back how far is stored, as errors tell operators to, need not set this back as well.
             row.published, row.maybe_published = found["published"], found["maybe_published"]
-            row.published_time = found["published_time"]
+            row.published_time, row.doubted = found["published_time"], found["doubted"]
             row.topic_id, row.topic_since, row.halted = found["topic_id"], found["topic_since"], found["halted"]
         return [by_partition[found["partition"]] for found in acquired]
 
@@ -197,6 +198,7 @@ class LaneRows:
                 [row.published_time for row in rows],
                 [row.next_offset or 0 for row in rows],
                 [each.head for each in progress],
+                [row.doubted for row in rows],
             )
             if moved != f"UPDATE {len(rows)}":
                 raise FencedError(f"{self._name(rows)} has a newer owner, or lost what was stored")
@@ -225,9 +227,10 @@ class LaneRows:
         return False
 
     async def resume(self, rows: Sequence[LaneRow], topic_id: UUID) -> None:
-        """Note which topic lanes read, where no lane has before, and that they are not halted."""
-        if changed := [row for row in rows if row.topic_id is None or row.halted is not None]:
-            await self._pool.execute(_RESUME, *self._key(changed), topic_id)
+        """Note which topic lanes read, where no lane has before, that they are not halted, and what is not believed."""
+        is_news = [row.topic_id is None or row.halted is not None or row.doubted is not None for row in rows]
+        if changed := [row for row, news in zip(rows, is_news, strict=True) if news]:
+            await self._pool.execute(_RESUME, *self._key(changed), topic_id, [row.doubted for row in changed])
         for row in changed:
             row.topic_id, row.halted = topic_id, None
 
@@ -238,7 +241,8 @@ class LaneRows:
         """
         published, times = [row.published for row in rows], [row.published_time for row in rows]
         maybe = [row.maybe_published for row in rows]
-        writing = self._pool.execute(_RELEASE, *self._key(rows), published, times, maybe)
+        doubted = [row.doubted for row in rows]
+        writing = self._pool.execute(_RELEASE, *self._key(rows), published, times, maybe, doubted)
         for row in rows:
             row.owner = None
         with suppress_retriable():
@@ -282,18 +286,3 @@ class LaneRows:
 
     def _name(self, rows: Sequence[LaneRow]) -> str:
         return f"one of {self.topic}/{', '.join(str(row.partition) for row in rows)}"
-
-
-def _not_held(number: int, state: str | None, since: datetime | None) -> str:
-    """Return why a number's lanes are not for this server's workers, and what to do."""
-    at = "" if since is None else f" since {since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-    match state:
-        case NumberState.LEFT:
-            says = f"number {number} is held by another server, which it left this one for: it is gone{at}"
-        case NumberState.LEAVING:
-            says = f"number {number} is leaving this server{at}"
-        case NumberState.ARRIVING:
-            says = f"number {number} is arriving on this server{at}"
-        case _:
-            return f"this server does not hold number {number}: run `inmail shards`"
-    return f"{says}. `inmail shards` shows how far the move is"

@@ -7,10 +7,13 @@ differs later (partitions were added, or these are other books' topics) every la
 belong to the old numbers, and only an operator knows when they are read. `inmail topics apply` numbers accounts anew.
 """
 
+from datetime import UTC, datetime
+
 from infra.postgres import Pool
+from infra.shards import NumberState
 from workers.errors import LaneError
 
-__all__ = ["agree_on_partitions"]
+__all__ = ["agree_on_partitions", "why_not_held"]
 
 # The first one only: of books with accounts that nobody numbered, an operator has to say so.
 _FIRST = (
@@ -36,3 +39,18 @@ async def agree_on_partitions(pool: Pool, topic: str, partitions: int) -> None:
             " the right database, or were partitions added? Once all that came before is read, stop the workers, set"
             f" INMAIL_TOPIC_PARTITIONS to {partitions} and run `inmail topics apply`, which numbers the accounts anew"
         )
+
+
+def why_not_held(number: int, state: str | None, since: datetime | None) -> str:
+    """Return why a number's lanes are not for this server's workers, and what to do."""
+    at = "" if since is None else f" since {since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    match state:
+        case NumberState.LEFT:
+            says = f"number {number} is held by another server, which it left this one for: it is gone{at}"
+        case NumberState.LEAVING:
+            says = f"number {number} is leaving this server{at}"
+        case NumberState.ARRIVING:
+            says = f"number {number} is arriving on this server{at}"
+        case _:
+            return f"this server does not hold number {number}: run `inmail shards`"
+    return f"{says}. `inmail shards` shows how far the move is"

@@ -181,7 +181,7 @@ class Opening:
                     row.maybe_published,
                     stored or 0,
                     ends[place],
-                    was_in_doubt=lane.was_in_doubt,
+                    doubted=row.doubted,
                 )
                 if is_news:
                     not_believed[lane.partition] = {"told": committed[place], "published": row.published}
@@ -196,6 +196,7 @@ class Opening:
                 doubt = None
                 if unsure_to is not None:
                     doubt = Doubt(range(published, unsure_to), row.published_time if is_noted else None)
+                row.doubted = None if doubt is None else committed[place]
                 starts[lane] = _Start(published, oldest[place], doubt)
         if not_believed:
             self._log.warning("offset_not_believed", offsets=not_believed)

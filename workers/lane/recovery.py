@@ -44,7 +44,7 @@ class CommittedOffsetCheck:
         stored: int,
         end: int,
         *,
-        was_in_doubt: bool = False,
+        doubted: int | None = None,
     ) -> StartPoint:
         """Return the offset to go by; or refuse it for now.
 
@@ -57,8 +57,8 @@ class CommittedOffsetCheck:
             maybe: up to where answers may be published, noted or not; None: the row, of a version before, does not say.
             stored: up to where outcomes are: answers may be published so far, which the row notes with its next batch.
             end: of the partition. What is noted beyond it is of records that are lost, or of another topic.
-            was_in_doubt: whether it was when the lane was closed: answers were published without the offset, so that
-                less is told than noted is no news.
+            doubted: what the brokers told an owner that published without the offset from then on: to be told the same
+                again is no news.
 
         Raises:
             GroupCoordinatorNotAvailableError: asking again may help.
@@ -70,7 +70,7 @@ class CommittedOffsetCheck:
             return StartPoint(committed, maybe if unsure else None)
         if self._noted != noted:
             self._noted, self._count = noted, 0
-        is_known = was_in_doubt and committed is not None
+        is_known = committed is not None and committed == doubted
         if is_known or self._count >= _ATTEMPTS:
             self._count += 1
             # After a rewind far less than what is stored: the rest has to be published again, found or not.

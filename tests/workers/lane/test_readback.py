@@ -209,10 +209,14 @@ async def test_what_was_published_in_doubt_is_not_published_again_by_the_next_ow
         patch.setattr(opening, "committed_offsets", tell_less)
         async with working(cluster.model_copy(update={"batch_records": 1}), _job()):
             await asyncio.wait_for(last.wait(), 20)
-    await _work(cluster, [])
+        in_doubt = await database.fetchval("select doubted from lanes where (topic, partition) = ($1, $2)", *PLACE)
+        patch.setattr(recovery, "_ATTEMPTS", 1_000)  # the next owner asks once: what it is told is no news
+        await _work(cluster, [])
 
     answers = await read_to_end(cluster, start)
     assert 3 == len(answers) == len({each["request_id"] for each in answers})
+    over = await database.fetchval("select doubted from lanes where (topic, partition) = ($1, $2)", *PLACE)
+    assert (end - 3, None) == (in_doubt, over)
 
 
 async def test_looking_for_answers_begins_where_the_lane_had_noted_the_last_ones(
@@ -359,20 +363,6 @@ def test_the_time_of_a_turn_that_left_out_what_it_found_is_not_noted(settings: S
 
     assert (200, EPOCH) == in_doubt
     assert (300, now) == (lane.row.published, lane.row.published_time)
-
-
-def test_a_lane_that_was_closed_or_given_back_in_doubt_says_so(settings: Settings) -> None:
-    """Not one whose owner was killed: what it had not noted yet is no doubt that it knew of."""
-    lane = Lane(SendJob.group, PLACE, AsyncMock(), settings, Health(30).lane(PLACE), CommittedOffsetCheck())
-    lane.row.published, lane.row.maybe_published, lane.row.last_owner = 100, 120, "inmail-send.killed"
-    killed = lane.was_in_doubt
-    lane.published_answers = readback.PublishedAnswers(set(), PLACE, 120)
-    closed = lane.was_in_doubt
-    lane.note_published(120, utc_now(), is_committed=True)
-    over = lane.was_in_doubt
-    lane.row.maybe_published, lane.row.last_owner = 130, None
-
-    assert (False, True, False, True) == (killed, closed, over, lane.was_in_doubt)
 
 
 def _publish_at_most(turns: int, patch: pytest.MonkeyPatch) -> asyncio.Event:

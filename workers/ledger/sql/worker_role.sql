@@ -71,8 +71,8 @@ grant update (
     code, lots, credits, complete, steps, ended, cut, announced
 ) on ticks to inmail_worker; -- of a tick that takes several steps
 grant update (
-    epoch, next_offset, as_of, head, awaited, paused, published, published_time, maybe_published, waits_for,
-    waits_since, topic_id, halted, held, held_offset, held_time, owner, owner_epoch
+    epoch, next_offset, as_of, head, awaited, paused, published, published_time, maybe_published, doubted,
+    waits_for, waits_since, topic_id, halted, held, held_offset, held_time, owner, owner_epoch
 ) on lanes to inmail_worker;
 grant select, insert, update on decided_ahead, misplaced_records to inmail_worker;
 grant select on clock_decisions to inmail_worker;

@@ -76,6 +76,7 @@ set
     published = $5,
     published_time = null,
     maybe_published = null,
+    doubted = null,
     topic_since = case when l.ended_offset is null then x.topic_since else l.ended_as_of end,
     as_of = case when l.ended_offset is null then x.as_of else l.ended_as_of + interval '1 millisecond' end,
     head = null,
