@@ -87,7 +87,7 @@ def render(run: Mapping[str, Any], beside: str = "") -> str:
     servers = " and ".join(f"{count} times ({kind})" for kind, count in run["server_kills"].items())
     restarts = run["broker_restarts"] and (
         f" {run['broker_restarts']} times the brokers were stopped and started in order, since a group had stood for a"
-        " minute without a stable state: its coordinator had given up after a kill"
+        " minute without a stable state, or its coordinator was loaded again and again, after a kill"
         " ([why](kafka-versions.md#what-421-leaves-open-and-what-a-lane-does-about-it))."
     )
     reasons = ", ".join(f"{count} because {reason}" for reason, count in run["missed_reasons"].items())

@@ -23,6 +23,7 @@ from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS, TOPICS
 from tests.conftest import MORTAL
 from tests.crash.broken import BROKEN
+from tests.crash.coordinators import Coordinators
 from tests.crash.gate import _cut
 from tests.crash.group import Group
 from tests.crash.matrix import crash_settings, crash_stack, run
@@ -305,3 +306,16 @@ def test_the_page_names_every_point_and_kind() -> None:
 
     assert [] == [name for name in POINTS if page.count(f"\n| `{name}` |") != 2]
     assert [] == [kind for kind in Kind if f" {kind} |" not in page]
+
+
+def test_a_coordinator_that_is_loaded_again_is_told_by_the_broker_s_log_since_the_last_look(tmp_path: Path) -> None:
+    """A broker's log of an hour has 150 MB: it is not read again at each look."""
+    log = tmp_path / "kafka.log"
+    said = "ERROR The state machine of the coordinator __consumer_offsets-0 is out of sync with the underlying log.\n"
+    log.write_text("INFO started\n" + 2 * said)
+    coordinators = Coordinators(Mock(brokers=1, broker_log=lambda _: log), Mock(), [], Mock())
+    counts = [coordinators._count_loads()]
+    with log.open("a") as more:
+        more.write(said)
+
+    assert [2, 1, 0] == [*counts, coordinators._count_loads(), coordinators._count_loads()]
