@@ -209,7 +209,9 @@ async def test_what_was_published_in_doubt_is_not_published_again_by_the_next_ow
         patch.setattr(opening, "committed_offsets", tell_less)
         async with working(cluster.model_copy(update={"batch_records": 1}), _job()):
             await asyncio.wait_for(last.wait(), 20)
-        in_doubt = await database.fetchval("select doubted from lanes where (topic, partition) = ($1, $2)", *PLACE)
+    in_doubt = await database.fetchval("select doubted from lanes where (topic, partition) = ($1, $2)", *PLACE)
+    with monkeypatch.context() as patch:
+        patch.setattr(opening, "committed_offsets", tell_less)
         patch.setattr(recovery, "_ATTEMPTS", 1_000)  # the next owner asks once: what it is told is no news
         await _work(cluster, [])
 
