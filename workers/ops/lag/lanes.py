@@ -83,8 +83,11 @@ class NeighbourLane(NamedTuple):
 
     @property
     def waits(self) -> bool:
-        """Whether it has received a record and not decided it, since others have not read up to its time."""
-        return self.head is not None and self.head > self.as_of
+        """Whether it has received a record and not decided it, since others have not read up to its time.
+
+        It tells that record's time with the batch before, and for whom it waits once it has waited for a moment.
+        """
+        return self.head is not None and self.head > self.as_of and self.waits_for is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,10 +231,8 @@ def neighbour_of(
 ) -> str | None:
     """Return for whom a lane waits and since when, in words; None of one that does not wait."""
     lane = lanes.get(key)
-    if lane is None or not lane.waits:
+    if lane is None or not lane.waits or lane.waits_for is None:
         return None
-    if lane.waits_for is None or lane.waits_since is None:
-        return "another lane of its number"
     place = TopicPartition(TOPIC_OF_GROUP.get(lane.waits_for, ""), key[1].partition)
     told = f"{lane.waits_for}, partition {place.partition}, since {lane.waits_since:%Y-%m-%d %H:%M:%S} UTC"
     if place not in ends:

@@ -4,7 +4,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from aiokafka import TopicPartition
 
+from schemas.catalogue import SEND_REQUESTS
+from workers.ops.lag.lanes import NeighbourLane, neighbour_of
 from workers.ops.lag.model import Facts, GroupLag, PartitionLag, Sample, Status, StatusLimits
 from workers.ops.lag.verdict import classify, lowered_from, pace_of
 
@@ -317,3 +320,13 @@ def test_a_group_is_as_bad_as_its_worst_partition() -> None:
     assert (Status.SLOW, "of 1", 7.0) == (group.status, group.reason, group.eta_seconds)
     assert (Status.SLOW, "of 2", None) == (worse.status, worse.reason, worse.eta_seconds)
     assert GroupLag("g", "", ()).status is Status.NEVER_COMMITTED
+
+
+def test_a_lane_that_has_told_its_next_record_does_not_wait_before_it_says_for_whom() -> None:
+    """It tells its time with each batch that is cut there. Of one that a lock keeps then, the lock is told."""
+    key = ("inmail-send", TopicPartition(SEND_REQUESTS, 0))
+    told = NeighbourLane(7, NOW, NOW + timedelta(seconds=1), None, NOW, None)
+    waiting = told._replace(waits_for="inmail-billing")
+
+    assert neighbour_of(key, {key: told}, {}) is None
+    assert "inmail-billing, partition 0, since 2026-01-31 12:00:00 UTC" == neighbour_of(key, {key: waiting}, {})
