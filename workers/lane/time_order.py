@@ -5,11 +5,13 @@ the same input, however fast each was, a record of the time T is decided once th
 all they have before it. At one instant billing comes first, then sends, then ticks (rule 16).
 
 Another lane has come so far when its row says so; while it waits itself, the row tells the time of the record it waits
-with. Or when it stands at the end of its partition, asked for after the record was received: what comes later is later.
-Whoever has nothing unread is waited for by nobody; whoever has is waited for, whether its process runs, restarts, was
-killed or was never started (rule 21). Whoever comes first in this order waits for nobody, so that no two lanes wait for
-each other: of the first records of all lanes, the one with the earliest time, and at one instant of the first topic, is
-held up by none that has told its own.
+with, from the commit of the batch before that record on where the batch was cut there. (Of 1,000 sends a second beside
+20 billing events on 2 cores, p50 was 86 ms so, and 120 where each wait was announced by itself: medians of four rounds
+in turn.) Or when it stands at the end of its partition, asked for after the record was received: what comes later is
+later. Whoever has nothing unread is waited for by nobody; whoever has is waited for, whether its process runs,
+restarts, was killed or was never started (rule 21). Whoever comes first in this order waits for nobody, so that no two
+lanes wait for each other: of the first records of all lanes, the one with the earliest time, and at one instant of the
+first topic, is held up by none that has told its own.
 
 A turn asks once for all its lanes: one question for the ends, one for the rows. A lane that has to wait is passed over,
 and the turn goes on with the others.
