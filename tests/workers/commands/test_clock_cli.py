@@ -121,6 +121,18 @@ async def test_a_clock_that_was_carried_off_is_set_back(settings: Settings, data
     assert ("clock set-back", "ann", "the broker was wrong", "done") == (await _kept(database))[1]
 
 
+async def test_rows_after_a_set_back_are_of_the_topic_that_was_created_again_while_the_clock_was_ahead(
+    settings: Settings, database: Connection
+) -> None:
+    """A row as early as the new clock counts: else what it moved is not published where its record is read again."""
+    await _lane(database, ahead=timedelta(days=400))
+    await database.execute("update lanes set topic_since = as_of - interval '1 millisecond'")
+
+    await run(settings, "clock", "set-back", "--by", "ann", "--because", "the broker was wrong", "--yes")
+
+    assert await database.fetchval("select as_of > topic_since and as_of < topic_since + interval '1 ms' from lanes")
+
+
 async def test_what_a_time_far_ahead_has_left_to_be_given_back_is_counted(
     settings: Settings, database: Connection
 ) -> None:

@@ -465,6 +465,15 @@ from (
     left join lanes as o on o.consumer_group = 'inmail-' || r.worker and r.source_partition = o.partition
     where
         r.as_of > coalesce(o.topic_since, '-infinity') -- of the topic as it is
+        -- Where a clock was set back, the time does not tell which of two topics a row is of.
+        and not (
+            exists (select from clock_set_backs) and exists (select from ended_topics) and exists (
+                select from clock_set_backs as s
+                where
+                    s.consumer_group = 'inmail-' || r.worker and s.partition = r.source_partition
+                    and s.set_back_to < r.as_of and r.as_of <= s.as_of
+            )
+        )
         -- A tick's lines are booked step by step, before its lane has read it: they answer nothing.
         and (r.worker <> 'expiry' or o.partition is null)
     group by r.worker, r.source_partition

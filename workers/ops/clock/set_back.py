@@ -54,9 +54,11 @@ where l.topic = $1 and l.partition = $2 and l.as_of > $3 and l.as_of >= $4
 for update
 returning next_offset
 """
+# A topic that was created again while the clock was ahead has rows of the earlier time, too, from here on.
 _SET_BACK = """
 update lanes
-set as_of = $3, epoch = epoch + 1, head = null, held = null,
+set as_of = $3, topic_since = least(topic_since, $3 - interval '1 microsecond'),
+    epoch = epoch + 1, head = null, held = null,
     owner_epoch = case owner_epoch when epoch then epoch + 1 else owner_epoch end
 where topic = $1 and partition = $2 and as_of > $3
 """
