@@ -151,7 +151,7 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     if json:
         write_planned(plan, done)
     else:
-        show_redrive_result(done)
+        show_redrive_result(done, selection)
     if done.stopped:
         raise typer.Exit(Exit.INTERRUPTED)
     if done.result["sent"] < plan.count:

@@ -131,7 +131,7 @@ def _compared(rebuilds: Sequence[ServerRebuild], done: Sequence[_Done]) -> Compa
 def _show_done(rebuilds: Sequence[ServerRebuild], done: Sequence[_Done], comparison: Comparison | None) -> None:
     for each, (operation, _) in zip(rebuilds, done, strict=False):  # a stop leaves some
         _name_server(each)
-        show_rebuild_result(operation)
+        show_rebuild_result(operation, each.request)
     if comparison is not None:
         show_comparison(comparison)
 

@@ -94,15 +94,15 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
             write_planned(plan)
         raise typer.Exit(tell_silent_servers(plan.silent))
     confirm(f"Send {plan.count:,} events?", yes=yes)
-    _show_result(_reemit(selection, plan, person), plan, json=json)
+    _show_result(_reemit(selection, plan, person), plan, selection, json=json)
 
 
-def _show_result(done: OngoingOperation, plan: ReemitPlan, *, json: bool) -> None:
+def _show_result(done: OngoingOperation, plan: ReemitPlan, selection: RowFilter, *, json: bool) -> None:
     """Show the result, and exit with its code."""
     if json:
         write_planned(plan, done)
     else:
-        show_reemit_result(done, plan)
+        show_reemit_result(done, plan, selection)
     end_published(done)
 
 

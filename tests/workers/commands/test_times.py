@@ -1,8 +1,11 @@
 """Times as people type them."""
 
 import re
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from types import ModuleType
+from typing import Any, cast
 
 import pytest
 import typer
@@ -10,9 +13,12 @@ from typer.testing import CliRunner
 
 from tests.house.command_line import parse
 from workers.cli import VERBS, app, load_verb
-from workers.commands import options
+from workers.commands import dead_letters, options, replay_reemit
 from workers.commands.options import parse_instant
 from workers.commands.running import Exit
+from workers.ops.dead_letters.redrive_plan import RedrivePlan
+from workers.ops.operations import OngoingOperation
+from workers.ops.replay.reemit_plan import ReemitPlan
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 
@@ -81,3 +87,43 @@ def test_there_are_options_that_take_a_time() -> None:
 def test_a_wrong_time_is_wrong_usage() -> None:
     """As every typing mistake is."""
     assert CliRunner().invoke(app, ["balance", "a", "--as-of", "2y"]).exit_code == Exit.WRONG_USAGE
+
+
+@pytest.mark.parametrize(
+    ("line", "module", "runs", "plan"),
+    [
+        (("dead-letters", "redrive"), dead_letters, "_redrive", RedrivePlan(1, places={(0, 1, None), (0, 2, None)})),
+        (
+            ("replay", "reemit"),
+            replay_reemit,
+            "_reemit",
+            ReemitPlan(rate=1, to=None, partitions={}, events=Counter({"inmail.send-results": 2})),
+        ),
+    ],
+)
+def test_a_command_that_was_stopped_names_the_time_that_it_goes_on_with(
+    line: tuple[str, ...],
+    module: ModuleType,
+    runs: str,
+    plan: RedrivePlan | ReemitPlan,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The words `-2h` would leave out what two hours before the first run no longer is, or begin a run of its own."""
+    result = {"sent": 1, "left": 1, "refused": 0, "not_sent": {}}
+    asked: list[Any] = []
+
+    def run(*arguments: object) -> OngoingOperation:
+        asked.append(arguments[0])  # the filter
+        return OngoingOperation(7, cast("Any", None), result, stopped=True)
+
+    monkeypatch.setattr(module, "run_command", lambda _: plan)
+    monkeypatch.setattr(module, runs, run)
+    monkeypatch.setattr(options, "utc_now", lambda: NOW + timedelta(microseconds=1))
+    ask = ["--by", "ann", "--because", "a test", "--yes"]
+
+    stopped = CliRunner().invoke(app, [*line, "--after", "-2h", *ask])
+    monkeypatch.setattr(options, "utc_now", lambda: NOW + timedelta(hours=1))
+    CliRunner().invoke(app, [*line, *stopped.output.split("continue, with ")[-1].split()[:2], *ask])
+
+    assert stopped.exit_code == Exit.INTERRUPTED
+    assert [NOW + timedelta(microseconds=1) - timedelta(hours=2)] * 2 == [each.after for each in asked]

@@ -8,9 +8,9 @@ from pydantic_core import to_json
 from rich.text import Text
 
 from infra.terminal import console, create_table, format_instant, show_table
-from workers.commands.views.styles import BAD, DIM, GOOD, WARN, format_count
+from workers.commands.views.styles import BAD, DIM, GOOD, WARN, format_count, how_to_continue
 from workers.ops.dead_letters.history import LetterHistory
-from workers.ops.dead_letters.letters import DeadLetter, escape_unprintable, readable_text
+from workers.ops.dead_letters.letters import DeadLetter, LetterFilter, escape_unprintable, readable_text
 from workers.ops.dead_letters.redrive_plan import ANSWERED, REDRIVEN, REFUSALS, REFUSED_AGAIN, RedrivePlan
 from workers.ops.dead_letters.report import DeadLetterReport
 from workers.ops.operations import OngoingOperation, Operation, OperationStatus
@@ -177,15 +177,16 @@ def show_redrive_plan(plan: RedrivePlan) -> None:
         out.print("Nothing to send." if plan.refused else "Nothing to send: no dead letter matches.")
 
 
-def show_redrive_result(done: OngoingOperation) -> None:
+def show_redrive_result(done: OngoingOperation, selection: LetterFilter) -> None:
     """Show the result of a redrive."""
     out = console()
     out.print(Text(f"{format_count(done.result['sent'], 'message')} redriven: operation {done.number}", style=GOOD))
     for why, count in sorted(done.result["not_sent"].items()):
         out.print(_unsent_line(why, count), soft_wrap=True)
     if left := done.result["left"]:
-        hint = "run the same command to continue" if done.stopped else "removed by retention meanwhile"
-        out.print(Text.assemble((f"{format_count(left, 'message')} left: ", WARN), hint))
+        same = how_to_continue({"--after": selection.after, "--before": selection.before})
+        hint = same if done.stopped else "removed by retention meanwhile"
+        out.print(Text.assemble((f"{format_count(left, 'message')} left: ", WARN), hint), soft_wrap=True)
     out.print(f"To see their outcomes: inmail dead-letters list --operation {done.number}")
 
 

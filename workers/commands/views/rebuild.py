@@ -7,13 +7,13 @@ from typing import Any
 from rich.text import Text
 
 from infra.terminal import console, create_table
-from workers.commands.views.styles import BAD, DIM, GOOD, WARN, format_count
+from workers.commands.views.styles import BAD, DIM, GOOD, WARN, format_count, how_to_continue
 from workers.ops.compare.comparison import Comparison, DifferenceExample
 from workers.ops.compare.corrections import Corrections
 from workers.ops.compare.html_report import value_text
 from workers.ops.compare.out_of_order import DecidedAhead
 from workers.ops.operations import OngoingOperation
-from workers.ops.replay.rebuild_plan import RebuildPlan
+from workers.ops.replay.rebuild_plan import RebuildPlan, RebuildRequest
 
 __all__ = ["show_comparison", "show_corrections", "show_rebuild_plan", "show_rebuild_result"]
 
@@ -39,7 +39,7 @@ def show_rebuild_plan(plan: RebuildPlan, rate: float | None) -> None:
     )
 
 
-def show_rebuild_result(done: OngoingOperation) -> None:
+def show_rebuild_result(done: OngoingOperation, request: RebuildRequest) -> None:
     """Show the result of a rebuild."""
     out = console()
     text = f"{format_count(done.result['read'], 'record')} decided again: operation {done.number}"
@@ -47,7 +47,8 @@ def show_rebuild_result(done: OngoingOperation) -> None:
     for reason, count in sorted(done.result["dead_letters"].items()):
         out.print(Text.assemble((f"{format_count(count, 'dead letter')}: ", WARN), reason))
     if done.stopped:
-        out.print("Stopped; run the same command to continue.")
+        times = {"--since": request.since, "--from": request.start, "--until": request.until}
+        out.print(f"Stopped; {how_to_continue(times)}.", soft_wrap=True)
 
 
 def show_comparison(comparison: Comparison) -> None:

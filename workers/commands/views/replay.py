@@ -6,10 +6,11 @@ from rich.text import Text
 
 from infra.terminal import console, create_table
 from workers.commands.views.server_parts import show_part_results, show_parts, show_resumed
-from workers.commands.views.styles import GOOD, WARN, format_count
+from workers.commands.views.styles import GOOD, WARN, format_count, how_to_continue
 from workers.ledger.model import WorkerName
 from workers.ops.operations import OngoingOperation
 from workers.ops.replay import reemit_plan
+from workers.ops.replay.reemit_rows import RowFilter
 from workers.ops.replay.rewind_plan import RewindPlan
 from workers.ops.replay.skip import SkipPlan
 
@@ -118,7 +119,7 @@ def show_reemit_plan(plan: reemit_plan.ReemitPlan) -> None:
     out.print("Not included: answers to repeats, and dead letters.")
 
 
-def show_reemit_result(done: OngoingOperation, plan: reemit_plan.ReemitPlan) -> None:
+def show_reemit_result(done: OngoingOperation, plan: reemit_plan.ReemitPlan, selection: RowFilter) -> None:
     """Show the result of a reemission."""
     out = console()
     result = done.result
@@ -126,4 +127,5 @@ def show_reemit_result(done: OngoingOperation, plan: reemit_plan.ReemitPlan) -> 
     show_part_results(result, "event")
     if done.stopped:
         left = plan.count - result["sent"] - result["refused"]
-        out.print(Text.assemble((f"{format_count(left, 'event')} left: ", WARN), "run the same command to continue"))
+        same = how_to_continue({"--after": selection.after, "--before": selection.before})
+        out.print(Text.assemble((f"{format_count(left, 'event')} left: ", WARN), same), soft_wrap=True)
