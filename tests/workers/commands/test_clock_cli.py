@@ -5,6 +5,8 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
+import pytest
+
 from infra.clock import utc_now
 from infra.postgres import Connection
 from infra.settings import Settings
@@ -13,6 +15,10 @@ from schemas.sends import SendUndeliverable
 from tests.ledger.book import Book
 from tests.workers.command import run
 from workers.commands.running import Exit
+from workers.ledger.model import WorkerName
+from workers.ops.operations import Operator
+from workers.ops.replay.skip import SkippedLane, SkipPlan, skip
+from workers.ops.topics.ended import end_topic
 
 OFFSET = 7
 
@@ -119,6 +125,25 @@ async def test_a_clock_that_was_carried_off_is_set_back(settings: Settings, data
     ]  # none is let in from here on
     assert abs(row["as_of"] - utc_now()) < timedelta(minutes=5)
     assert ("clock set-back", "ann", "the broker was wrong", "done") == (await _kept(database))[1]
+
+
+@pytest.mark.parametrize("way", ["another topic", "skip"])
+async def test_a_lane_that_goes_on_elsewhere_holds_no_record(
+    settings: Settings, database: Connection, way: str
+) -> None:
+    """No worker has opened it yet: a decision about that record would be one about another at its offset."""
+    await _lane(database, ahead=timedelta(), held=timedelta(days=400))
+    if way == "skip":
+        lane = SkippedLane(1, OFFSET, OFFSET + 5, gone=5, left=0, answered=0)
+        await skip(settings, SkipPlan(WorkerName.SEND, (lane,), ()), Operator("ann", "lost"))
+    else:
+        await end_topic(database, "inmail-send", SEND_REQUESTS, uuid4(), {1: 0})
+
+    shown = await run(settings, "clock", "show", "--json")
+    accepted = await run(settings, "clock", "accept", "send", "1", "--up-to", "+999d", "--dry-run")
+
+    assert [None] == [each["held_offset"] for each in json.loads(shown.out)]
+    assert Exit.NO == accepted.code
 
 
 async def test_rows_after_a_set_back_are_of_the_topic_that_was_created_again_while_the_clock_was_ahead(

@@ -35,7 +35,7 @@ VERB = "skip"
 _TOPIC_IDS = "select partition, topic_id from lanes where consumer_group = $1 and topic = $2"
 _SKIP = """
 update lanes
-set next_offset = $5, epoch = epoch + 1, head = null, halted = null,
+set next_offset = $5, epoch = epoch + 1, head = null, held = null, halted = null,
     owner_epoch = case owner_epoch when epoch then epoch + 1 else owner_epoch end
 where consumer_group = $1 and topic = $2 and partition = $3 and coalesce(next_offset, 0) = $4
 """

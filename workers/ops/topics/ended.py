@@ -80,6 +80,7 @@ set
     topic_since = case when l.ended_offset is null then x.topic_since else l.ended_as_of end,
     as_of = case when l.ended_offset is null then x.as_of else l.ended_as_of + interval '1 millisecond' end,
     head = null,
+    held = null,
     paused = null,
     halted = null
 from l
