@@ -7,10 +7,13 @@ import argparse
 import asyncio
 import json
 import logging
+import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -18,7 +21,7 @@ from typing import Any, Final
 import asyncpg
 from aiokafka.errors import KafkaError
 
-from tests.states.run import cause, running
+from tests.states.run import Run, cause, running
 from tests.states.states import STATES
 from tests.states.verdict import failures
 from tests.states.world import CauseError, State
@@ -56,31 +59,37 @@ async def _run(states: list[State], result: dict[str, Any], to: Path, began: flo
     assert this is not None
     for number in (signal.SIGINT, signal.SIGTERM):  # either leaves no process behind
         asyncio.get_running_loop().add_signal_handler(number, this.cancel)
-    wrong: list[str] = []
-    LOGS.mkdir(parents=True, exist_ok=True)
 
     def tell(line: str) -> None:
         print(f"{monotonic() - began:5.0f} s: {line}", flush=True)
 
-    with tempfile.TemporaryDirectory(prefix="inmail-states-") as folder:
-        for log in LOGS.glob("*.log"):
-            log.unlink()
-        async with running(LOGS, Path(folder), tell) as run:
-            result["surfaces"] = list(run.watched)
-            for state in states:
-                at = datetime.now(UTC).isoformat(timespec="minutes")
-                try:
-                    found = await cause(run, state) | {"at": at}
-                except (CauseError, TimeoutError, KafkaError, asyncpg.PostgresError) as error:
-                    wrong.append(f"{state.name}: could not be caused: {error!r}")
-                    tell(wrong[-1])
-                    continue
-                known = result["states"] | {state.name: found}
-                result["states"] = {each.name: known[each.name] for each in STATES if each.name in known}
-                await asyncio.to_thread(to.write_text, json.dumps(result, indent=1) + "\n")
-                tell(_line(state.name, found))
-                wrong += [f"{state.name}: {each}" for each in failures(found)]
+    shutil.rmtree(LOGS, ignore_errors=True)
+    wrong: list[str] = []
+    for databases, group in groupby(states, lambda state: state.databases):
+        logs = LOGS / f"{databases}-postgres"
+        logs.mkdir(parents=True)
+        with tempfile.TemporaryDirectory(prefix="inmail-states-") as folder:
+            async with running(logs, Path(folder), tell, databases) as run:
+                result["surfaces"] = list(run.watched)
+                for state in group:
+                    wrong += await _cause(run, state, result, tell)
+                    await asyncio.to_thread(to.write_text, json.dumps(result, indent=1) + "\n")
     return wrong
+
+
+async def _cause(run: Run, state: State, result: dict[str, Any], tell: Callable[[str], None]) -> list[str]:
+    """Cause a state, and add what was heard to the result; return what is wrong."""
+    at = datetime.now(UTC).isoformat(timespec="minutes")
+    try:
+        found = await cause(run, state) | {"at": at}
+    except (CauseError, TimeoutError, KafkaError, asyncpg.PostgresError) as error:
+        wrong = f"{state.name}: could not be caused: {error!r}"
+        tell(wrong)
+        return [wrong]
+    known = result["states"] | {state.name: found}
+    result["states"] = {each.name: known[each.name] for each in STATES if each.name in known}
+    tell(_line(state.name, found))
+    return [f"{state.name}: {each}" for each in failures(found)]
 
 
 def main() -> None:

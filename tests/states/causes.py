@@ -28,6 +28,7 @@ __all__ = [
     "observer_again",
     "poison",
     "rewound",
+    "server_away",
     "slow",
     "stopped",
 ]
@@ -192,6 +193,15 @@ async def database_away(world: World) -> AsyncIterator[None]:
     await asyncio.to_thread(world.stack.kill_postgres)
     yield
     await asyncio.to_thread(world.stack.start_postgres)
+    world.ended()
+
+
+@asynccontextmanager
+async def server_away(world: World) -> AsyncIterator[None]:
+    """Kill the second Postgres server, and start it again: the first one, and its workers, go on."""
+    await asyncio.to_thread(world.stack.kill_postgres, 2)
+    yield
+    await asyncio.to_thread(world.stack.start_postgres, 2)
     world.ended()
 
 

@@ -11,13 +11,13 @@ from typing import Final
 import aiohttp
 
 from infra.settings import Settings
+from infra.shards import settings_of_shards
 from tests.workers.processes import free_port
-from workers.local.processes import environment
+from workers.local.processes import environment, member_names, server_of, worker_of
 
-__all__ = ["NAMES", "WORKERS", "Members"]
+__all__ = ["OBSERVERS", "Members"]
 
-WORKERS: Final = ("send", "billing", "expiry", "ticker")
-NAMES: Final = (*WORKERS, "metrics", "lag", "api", "console")  # as compose names them
+OBSERVERS: Final = ("metrics", "lag", "api", "console")  # as compose names them
 _READY: Final = {"lag": "/lag", "console": "/"}
 _START_SECONDS: Final = 90.0
 
@@ -26,7 +26,10 @@ class Members:
     """One process of each name, started, signalled and started again."""
 
     def __init__(self, settings: Settings, logs: Path) -> None:
-        self.ports = {name: free_port() for name in NAMES}
+        self._servers = [each.database_url.get_secret_value() for each in settings_of_shards(settings)]
+        self.workers = member_names(1, len(self._servers))
+        self.names = (*self.workers, *OBSERVERS)
+        self.ports = {name: free_port() for name in self.names}
         self.environment = environment(settings)
         self._logs = logs
         self.running: dict[str, subprocess.Popen[bytes]] = {}
@@ -34,7 +37,7 @@ class Members:
     def start(self, name: str, **variables: str) -> None:
         """Start one, with some variables of its own."""
         port = str(self.ports[name])
-        probes = ",".join(f"{worker}=127.0.0.1:{self.ports[worker]}" for worker in WORKERS)
+        probes = ",".join(f"{worker}=127.0.0.1:{self.ports[worker]}" for worker in self.workers)
         arguments: Mapping[str, tuple[str, ...]] = {
             "metrics": ("metrics", "--serve"),
             "lag": ("lag", "--serve", port),
@@ -46,9 +49,11 @@ class Members:
             "console": {"INMAIL_CONSOLE_WORKERS": probes},
             "lag": {},
         }.get(name, {"INMAIL_HEALTH_PORT": port})
+        if (number := server_of(name)) is not None:
+            own["INMAIL_DATABASE_URL"] = self._servers[number - 1]
         with self.log(name).open("ab") as log:
             self.running[name] = subprocess.Popen(
-                [sys.executable, "-m", "workers.cli", *arguments.get(name, ("worker", name))],
+                [sys.executable, "-m", "workers.cli", *arguments.get(name, ("worker", worker_of(name)))],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

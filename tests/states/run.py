@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from infra.local.stack import LocalStack
 from tests.states.load import Load
-from tests.states.members import NAMES, Members
+from tests.states.members import Members
 from tests.states.prometheus import prometheus
 from tests.states.surfaces import ALERTS, SURFACES, Surfaces
 from tests.states.timeline import Right, Timeline, Words
@@ -44,15 +44,17 @@ class Run(NamedTuple):
 
 
 @asynccontextmanager
-async def running(logs: Path, folder: Path, tell: Callable[[str], None]) -> AsyncIterator[Run]:
+async def running(logs: Path, folder: Path, tell: Callable[[str], None], databases: int = 1) -> AsyncIterator[Run]:
     """Start the stack, all processes, the load and the watchers; all end when left.
+
+    With several Postgres servers each holds a part of the numbers.
 
     Raises:
         LocalStackError: when the stack cannot be started.
         TimeoutError: when a process is not ready in time, or not all is calm then.
 
     """
-    with LocalStack(report=tell) as stack:
+    with LocalStack(report=tell, databases=databases) as stack:
         settings = stack_settings(stack, topic_partitions=_PARTITIONS, log_format="json")
         await prepare_stack(settings)
         members = Members(settings, logs)
@@ -61,9 +63,9 @@ async def running(logs: Path, folder: Path, tell: Callable[[str], None]) -> Asyn
         with prometheus(members.ports, folder) as port:
             surfaces = Surfaces(members, port, timeline)
             try:
-                for name in NAMES:
+                for name in members.names:
                     members.start(name)
-                for name in NAMES:
+                for name in members.names:
                     await members.ready(name)
                 tasks = [asyncio.create_task(world.load.run()), asyncio.create_task(surfaces.watch())]
                 try:

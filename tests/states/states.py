@@ -116,4 +116,13 @@ STATES: Final = (
         {**_lag("PAUSED"), READYZ: _GONE, LOG: _logs("says"),
          CONSOLE: _headline("failed", "The send worker is paused until an operator decides"), ALERTS: _DOWN},
     ),
+    State(
+        "one of two databases away", "SIGQUIT to the second of two Postgres servers", "it is started again",
+        causes.server_away,
+        {**_lag("not readable", "books"), READYZ: Right("send-pg2", "not ready"),
+         LOG: Right("send-pg2 lanes?_begins?_again", "logged"),
+         CONSOLE: _headline("failed", "Postgres at N.N.N.N:N/inmail does not answer"),
+         ALERTS: Right(f"InmailWorkerNotReady send-pg2:8080|{_GROUP}", "firing")},
+        databases=2,
+    ),
 )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.states.members import WORKERS, Members
+from tests.states.members import Members
 from tests.states.timeline import Timeline, Word, Words
 
 __all__ = ["ALERTS", "COMMAND", "CONSOLE", "ENDPOINT", "FIRING", "LOG", "METRICS", "READYZ", "SURFACES", "Surfaces"]
@@ -119,7 +119,7 @@ class Surfaces:
                 found[labels["consumergroup"]] = Word(labels["inmail_lag_group_status"])
             elif name == "inmail_lag_books_readable":
                 found["books"] = Word("readable" if value else "not readable", f"{name} {value:.0f}")
-        for worker in WORKERS:
+        for worker in self._members.workers:
             status, text = await self._get(worker, "/metrics")
             found[worker] = _SILENT
             for name, _, value in _samples(text if status == 200 else ""):
@@ -131,7 +131,7 @@ class Surfaces:
 
     async def _readyz(self) -> Words:
         found = {}
-        for worker in WORKERS:
+        for worker in self._members.workers:
             status, text = await self._get(worker, "/readyz")
             if not status:
                 found[worker] = _SILENT
@@ -142,7 +142,7 @@ class Surfaces:
 
     async def _log(self) -> Words:
         """Read what the workers have logged since: each event of a worker once, with the first of its sentences."""
-        for worker in WORKERS:
+        for worker in self._members.workers:
             text = await asyncio.to_thread(self._members.log(worker).read_bytes)
             written = text[self._read_to.get(worker, 0) : text.rfind(b"\n") + 1]
             self._read_to[worker] = self._read_to.get(worker, 0) + len(written)

@@ -34,7 +34,8 @@ _HEAD: Final = """# How soon each surface says so
 `make states` starts real Kafka and Postgres, the workers, the ticker, `inmail lag --serve`, `inmail metrics --serve`,
 `inmail api`, `inmail console` and a Prometheus with our scrape configuration and rules, under 20 requests a second. It
 causes one state after another, and notes what each surface says until all of them say the right thing, and until all
-are calm after its end. Settings are those that ship, but for four partitions a topic.
+are calm after its end. Settings are those that ship, but for four partitions a topic. The state of two Postgres servers
+is caused on a stack of its own, with workers for each (`send-pg2`).
 
 This page is rendered by `python -m tests.states.table` from runs of {days}; each state says when it was caused, and
 `python -m tests.states STATE` measures one anew. The machine has two cores; at the beginning of a state its load was

@@ -1,16 +1,18 @@
 """What is read off the notes of a run, and that the page shows what is late, false or not said."""
 
+import re
 from typing import Any
 
 import pytest
 
-from tests.states.members import NAMES
+from tests.states.members import OBSERVERS
 from tests.states.prometheus import configuration
 from tests.states.states import STATES
 from tests.states.surfaces import ALERTS, CONSOLE, ENDPOINT, LOG, SURFACES
 from tests.states.table import render
 from tests.states.timeline import Right, Timeline, Word
 from tests.states.verdict import failures
+from workers.local.processes import WORKERS, member_names
 
 CAUSED, ENDED = 100.0, 150.0
 STOPPED = Right("inmail-send", "STOPPED")
@@ -132,4 +134,12 @@ def test_the_page_shows_what_is_late_and_what_was_not_said() -> None:
 
 def test_a_run_starts_every_process_that_prometheus_scrapes() -> None:
     """A target without a process would end the run before its first state."""
-    assert "api:8080" in configuration(dict.fromkeys(NAMES, 1))
+    assert "api:8080" in configuration(dict.fromkeys((*WORKERS, *OBSERVERS), 1))
+
+
+def test_each_worker_of_each_postgres_server_is_scraped_under_its_name() -> None:
+    """Otherwise nobody would be called for those of one server."""
+    written = configuration(dict.fromkeys((*member_names(1, databases=2), *OBSERVERS), 1))
+
+    assert {"send-pg1:8080", "expiry-pg2:8080", "ticker:8080"} <= set(re.findall(r"[\w-]+:8080", written))
+    assert "send:8080" not in written

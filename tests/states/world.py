@@ -63,3 +63,4 @@ class State:
     least_seconds: float = 0.0  # that it lasts, said or not
     most_seconds: float = 120.0
     calm_seconds: float = 90.0  # that calm is waited for
+    databases: int = 1  # Postgres servers; with several, each has workers of its own
