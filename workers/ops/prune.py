@@ -5,7 +5,8 @@ defaults. A tick is deleted once all of this holds:
 
 - it is answered, and its answer is published;
 - retention has taken its record, or the topic that it was in is gone: no lane and no replay can read it again;
-- no row of the journal is of its record: the audit finds the tick of each expiry, cap and notice for good.
+- it came to no lot, so that no row is of its record: the audit finds the tick of each expiry, cap and notice for good.
+  That is the tick's own word: its rows go to another server with accounts that were numbered anew.
 
 Of each partition the newest such tick stays: a rewind tells by its time from when on records are gone. Answers to
 requests are kept for good (rule 14) and nothing here deletes one.
@@ -82,10 +83,7 @@ prunable as (
     where
         t.code <> 'booking' and t.source_offset between $3 and $4
         and (t.as_of <= p.gone_until or (t.source_offset < p.below and t.source_offset <> p.newest))
-        and not exists (
-            select from journal as j
-            where j.source_partition = t.partition and j.source_offset = t.source_offset and j.worker = 'expiry'
-        )
+        and (t.ended).lot + (t.cut).lot + (t.announced).lot = 0
 )
 """
 _COUNT: Final = _PRUNABLE + "select count(*) from prunable"  # noqa: S608 - constants

@@ -1,6 +1,8 @@
 """A number whose accounts had another one once: before partitions were added, or before accounts went by murmur2."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from uuid import uuid4
 
 import pytest
 
@@ -8,9 +10,10 @@ from infra.local.stack import LocalStack
 from infra.postgres import connect_database
 from infra.settings import Settings
 from tests.conftest import Connect, _copy, finish
-from tests.workers.ops.shards.servers import Servers, move, open_servers
+from tests.workers.ops.shards.servers import WHO, Servers, move, open_servers
 from workers.ops.books.audit import audit
 from workers.ops.books.audit_servers import audit_each_server
+from workers.ops.prune import PrunePlan, prune
 
 # Rows that a tick of number 1 of 4 has booked, of an account whose number is 5 of 8.
 _BOOKED = """
@@ -78,3 +81,17 @@ async def test_records_of_a_topic_that_has_ended_elsewhere_are_no_alarm(
     await move(numbered_anew, [5], "1")
 
     assert [] == before == await _alarms(numbered_anew.first)
+
+
+async def test_a_prune_keeps_a_tick_whose_rows_another_server_has(numbered_anew: Servers, connect: Connect) -> None:
+    """The audit asks for it again once they are on one server."""
+    first = await connect(numbered_anew.first)
+    await move(numbered_anew, [5], "1")
+
+    plan = PrunePlan(0, 0, uuid4(), dict.fromkeys(range(8), 1_000_000))
+    done = await prune(numbered_anew.first, plan, who=WHO, stop=asyncio.Event())
+    await move(numbered_anew, [5], "0")
+
+    assert done.result["deleted"] > 0
+    assert await first.fetchval(_BOOKED) > 0
+    assert [] == await _alarms(numbered_anew.first)
