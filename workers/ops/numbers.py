@@ -1,7 +1,7 @@
 """Which server an operator's verb works with, where several Postgres servers hold the books: that of the numbers."""
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Final, NamedTuple
 
 from pydantic import SecretStr
@@ -13,6 +13,7 @@ from workers.ops.books.shards import (
     NotHeldError,
     ask_each_server,
     has_one_server,
+    naming_server,
     server_name,
     settings_of_account,
 )
@@ -23,11 +24,13 @@ __all__ = [
     "all_holdings",
     "check_holders",
     "names_by_number",
+    "naming_part",
     "numbers_beside",
     "one_server_of",
     "one_server_of_account",
     "one_server_of_number",
     "open_locked",
+    "open_of_books",
     "open_of_operation",
     "require_one_server",
     "servers_of_numbers",
@@ -131,6 +134,20 @@ def check_holders(number: int, holders: int) -> None:
 
 
 @asynccontextmanager
+async def open_of_books(server: Settings, *, patient: bool = False) -> AsyncIterator[Connection]:
+    """Connect to the only server, or to one of several.
+
+    Raises:
+        ServerError: in place of an error of one of several.
+        OSError, asyncpg.PostgresError: of the only server.
+
+    """
+    with naming_server(server):
+        async with open_database(server, patient=patient) as connection:
+            yield connection
+
+
+@asynccontextmanager
 async def open_locked(server: Settings, verb: str) -> AsyncIterator[Connection]:
     """Connect to one of several servers, and keep operations of a verb that are noted there away meanwhile.
 
@@ -205,6 +222,17 @@ async def one_server_of(settings: Settings, account: str | None, partition: int 
     if account is not None:
         return await one_server_of_account(settings, account)
     return settings if partition is None else await one_server_of_number(settings, partition)
+
+
+def naming_part(settings: Settings, own: Settings) -> AbstractContextManager[None]:
+    """Raise errors of the server that a verb works with as `ServerError`, if it is one of several.
+
+    Args:
+        settings: which servers there are.
+        own: what `one_server_of` returned: errors would be told as those of the server of INMAIL_DATABASE_URL.
+
+    """
+    return naming_server(settings.model_copy(update={"database_url": own.database_url}))
 
 
 def require_one_server(settings: Settings, verb: str, instead: str) -> None:

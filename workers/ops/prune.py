@@ -5,14 +5,15 @@ defaults. A tick is deleted once all of this holds:
 
 - it is answered, and its answer is published;
 - retention has taken its record, or the topic that it was in is gone: no lane and no replay can read it again;
-- no row of the journal is of its record: the audit finds the tick of each expiry, cap and notice for good.
+- it came to no lot, so that no row is of its record: the audit finds the tick of each expiry, cap and notice for good.
+  That is the tick's own word: its rows go to another server with accounts that were numbered anew.
 
 Of each partition the newest such tick stays: a rewind tells by its time from when on records are gone. Answers to
 requests are kept for good (rule 14) and nothing here deletes one.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -22,10 +23,11 @@ from aiokafka import TopicPartition
 from infra.kafka.clients import NotSetUpError, admin_client, committed_offsets, count_partitions
 from infra.kafka.cluster_queries import EARLIEST, open_cluster_queries
 from infra.kafka.topic_ids import topic_ids
-from infra.postgres import Connection, open_database
+from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import EXPIRY_TICKS
-from workers.ops.numbers import all_holdings
+from workers.ops.books.shards import naming_server
+from workers.ops.numbers import all_holdings, open_of_books
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
 
 __all__ = ["VERB", "PrunePlan", "plan_prune", "prune"]
@@ -82,10 +84,7 @@ prunable as (
     where
         t.code <> 'booking' and t.source_offset between $3 and $4
         and (t.as_of <= p.gone_until or (t.source_offset < p.below and t.source_offset <> p.newest))
-        and not exists (
-            select from journal as j
-            where j.source_partition = t.partition and j.source_offset = t.source_offset and j.worker = 'expiry'
-        )
+        and (t.ended).lot + (t.cut).lot + (t.announced).lot = 0
 )
 """
 _COUNT: Final = _PRUNABLE + "select count(*) from prunable"  # noqa: S608 - constants
@@ -127,7 +126,7 @@ async def plan_prune(settings: Settings) -> PrunePlan:
     ticks = stored = 0
     for server, holdings in await all_holdings(settings):
         held = {number: offset for number, offset in oldest.items() if holdings.has_number(number)}
-        async with open_database(server, patient=True) as connection:
+        async with open_of_books(server, patient=True) as connection:
             lane = await connection.fetchval(_RECREATED, GROUP, EXPIRY_TICKS, topic_id, holdings.foreign)
             if lane is not None:
                 raise RefusedError(
@@ -183,21 +182,23 @@ async def prune(
     """
     async with recorded_operation(settings, Intent(VERB, *who, {}, plan.summary())) as operation:
         operation.result["deleted"] = 0
+
+        async def note(deleted: int) -> None:
+            operation.result["deleted"] += deleted
+            with naming_server(settings):
+                await operation.save_progress()
+            progress(operation.result["deleted"])
+
         for server, holdings in await all_holdings(settings):
-            async with open_database(server, patient=True) as connection:
+            async with open_of_books(server, patient=True) as connection:
                 for partition in filter(holdings.has_number, sorted(plan.oldest)):
-                    await _prune_partition(connection, plan, partition, operation, stop, progress)
+                    await _prune_partition(connection, plan, partition, stop, note)
         operation.stopped = stop.is_set()
     return operation
 
 
-async def _prune_partition(  # noqa: PLR0913, PLR0917 - what it deletes, and whom it tells
-    connection: Connection,
-    plan: PrunePlan,
-    partition: int,
-    operation: OngoingOperation,
-    stop: asyncio.Event,
-    progress: Callable[[int], None],
+async def _prune_partition(
+    connection: Connection, plan: PrunePlan, partition: int, stop: asyncio.Event, note: Callable[[int], Awaitable[None]]
 ) -> None:
     first = 0
     while not stop.is_set():
@@ -205,9 +206,7 @@ async def _prune_partition(  # noqa: PLR0913, PLR0917 - what it deletes, and who
         if last is None:
             return
         deleted = await connection.execute(_DELETE, [partition], [plan.oldest[partition]], first, last, plan.topic_id)
-        operation.result["deleted"] += int(deleted.removeprefix("DELETE "))
-        await operation.save_progress()
-        progress(operation.result["deleted"])
+        await note(int(deleted.removeprefix("DELETE ")))
         first = last + 1
 
 

@@ -1,7 +1,10 @@
 """Operators' verbs where several Postgres servers hold the books: each works with the server of its numbers."""
 
+import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -10,6 +13,7 @@ from tests.workers.command import run
 from tests.workers.two_servers import TwoServers, account_of, set_state
 from workers.commands.running import Exit
 from workers.ledger.model import WorkerName
+from workers.ops import prune as pruning
 from workers.ops.books.shards import NotHeldError, ServerError, server_name
 from workers.ops.books.whole_books import PartOfBooksError
 from workers.ops.clock.decide import ClockDecision, decide_clock, plan_clock
@@ -17,6 +21,9 @@ from workers.ops.clock.set_back import VERB, plan_set_back, set_back
 from workers.ops.clock.state import read_clocks
 from workers.ops.numbers import one_server_of, one_server_of_number, require_one_server
 from workers.ops.operations import Intent, Operator, RefusedError, recorded_operation
+from workers.ops.prune import PrunePlan, plan_prune, prune
+from workers.ops.replay import balances, reemit_plan
+from workers.ops.replay.reemit_rows import RowFilter
 from workers.ops.topics.ended import rows_of_lanes, start_lanes
 from workers.ops.topics.numbering import number_accounts, plan_numbering
 from workers.ops.topics.plan import apply_topics, plan_topics
@@ -135,6 +142,61 @@ async def test_a_server_without_accounts_is_told_the_count_of_the_others(servers
     assert [(8, None)] * 3 == counts
     assert [8, 8] == [await each.fetchval(query) for each in (servers.first, servers.second)]
     assert 0 == await servers.first.fetchval("select partition from accounts")
+
+
+_Ask = Callable[[TwoServers], Awaitable[object]]
+_WHO = Operator("a", "b")
+
+
+async def _decide(servers: TwoServers) -> None:
+    plan = await plan_clock(servers.both, WorkerName.SEND, 3, ClockDecision.ACCEPT)
+    await servers.second.execute("alter table clock_decisions rename to gone")
+    await decide_clock(servers.both, plan, _WHO)
+
+
+async def _prune(servers: TwoServers) -> None:
+    await prune(servers.both, PrunePlan(1, 1, uuid4(), {0: 1, 3: 1}), who=_WHO, stop=asyncio.Event())
+
+
+async def _balances(servers: TwoServers) -> None:
+    both = servers.both.model_copy(update={"balances_topic": True})
+    await balances.plan_balances(both, account_of(3), 1)
+
+
+@pytest.mark.parametrize(
+    ("lost", "ask"),
+    [
+        ("ticks", lambda servers: plan_prune(servers.both)),
+        ("ticks", _prune),
+        ("lanes", lambda servers: read_clocks(servers.both)),
+        ("lanes", lambda servers: plan_clock(servers.both, WorkerName.SEND, 3, ClockDecision.ACCEPT)),
+        ("earlier_rows", _decide),
+        ("journal", lambda servers: reemit_plan.plan_reemit(servers.both, RowFilter(partition=3), None, 1)),
+        ("accounts", _balances),
+        ("ticks", lambda servers: rows_of_lanes(servers.both, "select partition, 1 / (next_offset - 9) from lanes")),
+    ],
+    ids=["prune planned", "prune", "clocks", "clock planned", "clock decided", "reemit", "balances", "topics"],
+)
+async def test_an_error_says_of_which_of_several_servers_it_is(
+    lanes: TwoServers, monkeypatch: pytest.MonkeyPatch, lost: str, ask: _Ask
+) -> None:
+    """Not of that of INMAIL_DATABASE_URL, with which nothing is wrong."""
+
+    def answer(found: object) -> Callable[..., Awaitable[object]]:
+        async def read(*_: object) -> object:
+            return found
+
+        return read
+
+    monkeypatch.setattr(pruning, "_read_topic", answer(({0: 1, 3: 1}, uuid4())))
+    monkeypatch.setattr(reemit_plan, "_read_targets", answer(({}, {})))
+    monkeypatch.setattr(balances, "_read_topic_id", answer(uuid4()))
+    await lanes.second.execute(f"alter table {lost} rename to lost")
+
+    with pytest.raises(ServerError) as error:
+        await ask(lanes)
+
+    assert lanes.alone[1].database_url == error.value.settings.database_url
 
 
 async def test_a_decision_about_a_clock_is_kept_where_the_lane_is(lanes: TwoServers) -> None:

@@ -102,7 +102,7 @@ def show_move_plan(plan: MovePlan, *, keep: bool) -> None:
             _WORDS[each.kind] + (", begun before" if each.begun else ""),
             f"{each.accounts:,}",
             f"{each.rows:,}",
-            each.other.name,
+            "not listed" if each.other is None else each.other.name,
         )
         for each in plan.moves
     ]

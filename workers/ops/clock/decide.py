@@ -15,7 +15,7 @@ from infra.terminal import format_instant
 from workers.ledger.model import WorkerName
 from workers.ops.books.snapshot import open_books
 from workers.ops.clock.state import CreditsBetween, LaneClock, credits_between, read_lane_clocks
-from workers.ops.numbers import one_server_of_number
+from workers.ops.numbers import naming_part, one_server_of_number
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
 from workers.topology import TOPIC_OF
 
@@ -85,25 +85,26 @@ async def plan_clock(  # noqa: PLR0913 - which record, and how much of what come
 
     """
     topic = TOPIC_OF[worker.value]
-    settings = await one_server_of_number(settings, partition)
-    async with open_books(settings) as connection:
-        clocks = await read_lane_clocks(connection)
-        lane = next((each for each in clocks if (each.topic, each.partition) == (topic, partition)), None)
-        if lane is None or lane.held_offset is None or lane.held_time is None:
-            raise RefusedError(f"lane {topic}/{partition} holds no record: see `inmail clock show`")
-        offset, held_time = lane.held_offset, lane.held_time
-        if decision is ClockDecision.SET_ASIDE:
-            if to_offset is not None and to_offset <= offset:
-                raise RefusedError(f"--to-offset {to_offset} is before the record that is held, {offset}")
-            after = held_time - timedelta(milliseconds=1)
-            if to_offset is not None:  # of the others, those that the lane would hold as well
-                after = min(after, utc_now() + timedelta(minutes=settings.clock_ahead_minutes))
-            return ClockPlan(decision, lane, offset, to_offset or offset + 1, after, CreditsBetween(0, 0))
-        if up_to is not None and up_to < held_time:
-            told = f"--up-to {format_instant(up_to)} is before the time of the record, {format_instant(held_time)}"
-            raise RefusedError(told)
-        ends = await credits_between(connection, partition, lane.as_of or EPOCH, up_to or held_time)
-        return ClockPlan(decision, lane, offset, offset + 1 if up_to is None else _END, up_to or held_time, ends)
+    own = await one_server_of_number(settings, partition)
+    with naming_part(settings, own):
+        async with open_books(own) as connection:
+            clocks = await read_lane_clocks(connection)
+            lane = next((each for each in clocks if (each.topic, each.partition) == (topic, partition)), None)
+            if lane is None or lane.held_offset is None or lane.held_time is None:
+                raise RefusedError(f"lane {topic}/{partition} holds no record: see `inmail clock show`")
+            offset, held_time = lane.held_offset, lane.held_time
+            if decision is ClockDecision.SET_ASIDE:
+                if to_offset is not None and to_offset <= offset:
+                    raise RefusedError(f"--to-offset {to_offset} is before the record that is held, {offset}")
+                after = held_time - timedelta(milliseconds=1)
+                if to_offset is not None:  # of the others, those that the lane would hold as well
+                    after = min(after, utc_now() + timedelta(minutes=settings.clock_ahead_minutes))
+                return ClockPlan(decision, lane, offset, to_offset or offset + 1, after, CreditsBetween(0, 0))
+            if up_to is not None and up_to < held_time:
+                told = f"--up-to {format_instant(up_to)} is before the time of the record, {format_instant(held_time)}"
+                raise RefusedError(told)
+            ends = await credits_between(connection, partition, lane.as_of or EPOCH, up_to or held_time)
+            return ClockPlan(decision, lane, offset, offset + 1 if up_to is None else _END, up_to or held_time, ends)
 
 
 async def decide_clock(settings: Settings, plan: ClockPlan, who: Operator) -> OngoingOperation:
@@ -115,24 +116,25 @@ async def decide_clock(settings: Settings, plan: ClockPlan, who: Operator) -> On
 
     """
     lane = plan.lane
-    settings = await one_server_of_number(settings, lane.partition)
+    own = await one_server_of_number(settings, lane.partition)
     arguments = {"worker": lane.worker, "partition": lane.partition, "decision": plan.decision.value}
     verb = f"clock {plan.decision.value.replace('_', '-')}"
-    async with recorded_operation(settings, Intent(verb, *who, arguments, plan.summary())) as operation:
-        now = {(each.topic, each.partition): each for each in await read_lane_clocks(operation.connection)}
-        if now[lane.topic, lane.partition].held_offset != lane.held_offset:
-            raise RefusedError(f"lane {lane.topic}/{lane.partition} does not hold that record any more")
-        await operation.connection.execute(
-            _KEEP,
-            operation.number,
-            lane.topic,
-            lane.partition,
-            plan.decision.value,
-            plan.first_offset,
-            plan.next_offset,
-            plan.time,
-        )
-        operation.result["decided"] = True
+    with naming_part(settings, own):
+        async with recorded_operation(own, Intent(verb, *who, arguments, plan.summary())) as operation:
+            now = {(each.topic, each.partition): each for each in await read_lane_clocks(operation.connection)}
+            if now[lane.topic, lane.partition].held_offset != lane.held_offset:
+                raise RefusedError(f"lane {lane.topic}/{lane.partition} does not hold that record any more")
+            await operation.connection.execute(
+                _KEEP,
+                operation.number,
+                lane.topic,
+                lane.partition,
+                plan.decision.value,
+                plan.first_offset,
+                plan.next_offset,
+                plan.time,
+            )
+            operation.result["decided"] = True
     return operation
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from infra.postgres import Connection
 from infra.settings import Settings
+from workers.ops.books.shards import naming_server
 from workers.ops.books.snapshot import open_books
 from workers.ops.numbers import all_holdings
 from workers.topology import WORKER_OF
@@ -62,8 +63,10 @@ async def read_clocks(settings: Settings) -> list[LaneClock]:
     """
     found = []
     for server, holdings in await all_holdings(settings):
-        async with open_books(server) as connection:
-            found += [each for each in await read_lane_clocks(connection) if holdings.has_number(each.partition)]
+        with naming_server(server):
+            async with open_books(server) as connection:
+                lanes = await read_lane_clocks(connection)
+        found += [each for each in lanes if holdings.has_number(each.partition)]
     return sorted(found, key=lambda each: (each.topic, each.partition))
 
 

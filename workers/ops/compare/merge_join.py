@@ -27,16 +27,13 @@ _PREFETCH = 1000
 _QUERIES = (
     "set local work_mem = '64MB'; set local enable_nestloop = off; set local idle_in_transaction_session_timeout = 0"
 )
-# Of each partition, the first tick of the topic as it is that booked nothing. What was before it, `inmail prune` has
+# Of each partition, the first tick of the topic as it is that came to no lot. What was before it, `inmail prune` has
 # deleted: that keeps the newest tick of a partition, and leaves those whose records are still there.
 _TICKS_FROM = """
 select t.partition, min(t.source_offset) as source_offset
 from ticks as t
 left join lanes as n on n.consumer_group = 'inmail-expiry' and t.partition = n.partition
-where t.as_of > coalesce(n.topic_since, '-infinity') and not exists (
-    select from journal as j
-    where j.worker = 'expiry' and j.source_partition = t.partition and j.source_offset = t.source_offset
-)
+where t.as_of > coalesce(n.topic_since, '-infinity') and (t.ended).lot + (t.cut).lot + (t.announced).lot = 0
 group by t.partition
 """
 _HAS_ENDED = "select exists (select from ended_topics where next_offset > 0)"  # nobody can read their records again
@@ -50,7 +47,7 @@ class CommonRange(NamedTuple):
     partitions: list[int]
     starts: list[int]
     ends: list[int]
-    ticks_from: list[int]  # of lanes of ticks: the first that booked nothing and that the live ledger still has
+    ticks_from: list[int]  # of lanes of ticks: the first that came to no lot and that the live ledger still has
     since: datetime | None
     until: datetime | None
     whole: bool  # both have read the same records, and all there ever were

@@ -24,7 +24,7 @@ from workers.jobs.job import Message
 from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.shards import Holdings
 from workers.ops.books.whole_books import check_whole_books
-from workers.ops.numbers import one_server_of_account
+from workers.ops.numbers import naming_part, one_server_of
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError
 from workers.ops.replay.server_parts import PartPlan, Resumption, Unfinished, plan_parts
 from workers.ops.replay.server_runs import Page, Progress, run_parts
@@ -105,8 +105,7 @@ async def plan_balances(
             " published now is wrong after the account's next change"
         )
     await check_whole_books(settings)
-    if account is not None:
-        settings = await one_server_of_account(settings, account)
+    own = await one_server_of(settings, account, None)
     topic_id = await _read_topic_id(settings)
 
     async def plan(connection: Connection, holdings: Holdings, earlier: Unfinished | None) -> BalancesPlan:
@@ -120,7 +119,8 @@ async def plan_balances(
         return plan
 
     resumption = None if from_start else Resumption(VERB, _arguments(account, topic_id), _RESUMED_FOR)
-    found = await plan_parts(settings, resumption, plan)
+    with naming_part(settings, own):
+        found = await plan_parts(own, resumption, plan)
     if isinstance(found, BalancesPlan):
         return found
     accounts = sum(part.accounts for part in found.plans)
@@ -155,10 +155,10 @@ async def publish_balances(
         KafkaError, OSError, asyncpg.PostgresError: when the run fails; the same command resumes it.
 
     """
-    if plan.account is not None:
-        settings = await one_server_of_account(settings, plan.account)
+    own = await one_server_of(settings, plan.account, None)
     intent = Intent(VERB, *who, plan.arguments, plan.summary())
-    return await run_parts(settings, intent, plan, _pages, stop=stop, progress=progress)
+    with naming_part(settings, own):
+        return await run_parts(own, intent, plan, _pages, stop=stop, progress=progress)
 
 
 async def _pages(connection: Connection, plan: BalancesPlan) -> AsyncGenerator[Page, None]:

@@ -12,7 +12,7 @@ from infra.kafka.sender import Outgoing
 from infra.postgres import Connection
 from infra.settings import Settings
 from workers.jobs.job import Message
-from workers.ops.numbers import one_server_of
+from workers.ops.numbers import naming_part, one_server_of
 from workers.ops.operations import Intent, OngoingOperation, Operator
 from workers.ops.replay.reemit_plan import VERB, ReemitPlan, operation_arguments
 from workers.ops.replay.reemit_rows import RowFilter, read_pages
@@ -47,7 +47,7 @@ async def reemit(  # noqa: PLR0913 - what, how and by whom, and how to stop it
         KafkaError, OSError, asyncpg.PostgresError: when the reemission fails; the same command resumes it.
 
     """
-    settings = await one_server_of(settings, selection.account, selection.partition)
+    own = await one_server_of(settings, selection.account, selection.partition)
 
     async def pages(connection: Connection, part: ReemitPlan) -> AsyncGenerator[Page, None]:
         async with aclosing(read_pages(connection, selection, part.start, part.numbers)) as found:
@@ -55,7 +55,8 @@ async def reemit(  # noqa: PLR0913 - what, how and by whom, and how to stop it
                 yield [(position.summary(), _outgoing(part, message)) for position, message in page]
 
     intent = Intent(VERB, *who, operation_arguments(selection, plan.to, plan.topic_ids), plan.summary())
-    return await run_parts(settings, intent, plan, pages, stop=stop, progress=progress)
+    with naming_part(settings, own):
+        return await run_parts(own, intent, plan, pages, stop=stop, progress=progress)
 
 
 def _outgoing(plan: ReemitPlan, message: Message) -> Outgoing:

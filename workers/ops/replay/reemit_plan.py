@@ -18,7 +18,7 @@ from schemas.catalogue import ALL_TOPICS, CREDIT_EVENTS, SEND_RESULTS
 from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.shards import Holdings
 from workers.ops.books.whole_books import check_whole_books
-from workers.ops.numbers import one_server_of
+from workers.ops.numbers import naming_part, one_server_of
 from workers.ops.operations import RefusedError
 from workers.ops.replay.reemit_rows import RowFilter, RowPosition, count_events
 from workers.ops.replay.server_parts import PartPlan, Resumption, ServerParts, Unfinished, plan_parts
@@ -87,7 +87,7 @@ async def plan_reemit(
     """
     partitions, ids = await _read_targets(settings, to)
     await check_whole_books(settings)
-    settings = await one_server_of(settings, selection.account, selection.partition)
+    own = await one_server_of(settings, selection.account, selection.partition)
 
     async def plan_part(connection: Connection, holdings: Holdings, earlier: Unfinished | None) -> ReemitPlan:
         if selection.account is not None and not await connection.fetchval(
@@ -101,7 +101,8 @@ async def plan_reemit(
         return plan
 
     resumption = None if from_start else Resumption(VERB, operation_arguments(selection, to, ids))
-    plan = await plan_parts(settings, resumption, plan_part)
+    with naming_part(settings, own):
+        plan = await plan_parts(own, resumption, plan_part)
     if isinstance(plan, ServerParts):
         events = sum((part.events for part in plan.plans), Counter[str]())
         plan = ReemitPlan(rate=rate, to=to, partitions=partitions, events=events, topic_ids=ids, **plan.sums())

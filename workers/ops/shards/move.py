@@ -137,17 +137,21 @@ async def _move_number(settings: Settings, plan: MovePlan, planned: NumberMove, 
     number, report = planned.number, conduct.report
     async with AsyncExitStack() as opened:
         # In one order, whichever way a number goes: two operators do not hold one server each.
-        first, second = sorted((planned.other, plan.target), key=lambda server: server.shard.ordinal)
-        sessions = [await opened.enter_async_context(open_session(each.settings)) for each in (first, second)]
+        listed = [each for each in (planned.other, plan.target) if each is not None]
+        listed.sort(key=lambda server: server.shard.ordinal)
+        sessions = [await opened.enter_async_context(open_session(each.settings)) for each in listed]
         target = next(each for each in sessions if each.server.shard.shard_id == plan.target.shard.shard_id)
-        source = next(each for each in sessions if each is not target)
+        source = next((each for each in sessions if each is not target), None)
         for each in sessions:
             await require_mover(each)
         # What they hold was read before the sessions were the only ones.
-        kind = next((each.kind for each in plan_number(number, target.server, [source.server, target.server])), None)
+        kind = next((each.kind for each in plan_number(number, target.server, [it.server for it in sessions])), None)
         if kind is MoveKind.TAKE_BACK:
             report.step(number, MoveStep.TAKE_BACK)
             await take_back(target, source, number)
+        if source is None:  # lost: what it has is deleted should it come back
+            return _Moved()
+        if kind is MoveKind.TAKE_BACK:
             await purge_rows(source.connection, number, report.purged)
             return _Moved()
         moved = _Moved()
@@ -249,7 +253,14 @@ def _tell_standing(number: int, holder: ShardSession | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        back = "" if holder is None else f", or take it back with `--to {holder.server.shard.ordinal}`"
+        back = (
+            ""
+            if holder is None
+            else (
+                f", or take it back with `--to {holder.server.shard.ordinal}`, without the other server in"
+                " INMAIL_DATABASE_SHARDS if that one is lost"
+            )
+        )
         error.add_note(f"number {number} stands: run the same command again{back}")
         raise
 

@@ -39,14 +39,15 @@ class NumberMove(NamedTuple):
 
     number: int
     kind: MoveKind
-    other: ShardServer  # from which it comes; of a move that is given up: to which it was to go
+    other: ShardServer | None  # from which it comes; of a move that is given up: to which it was to go, if it is listed
     begun: bool = False  # it is broken off: nobody works the number until it is done
     accounts: int = 0
     rows: int = 0  # of their journal
 
     def summary(self) -> dict[str, Any]:
         """Return it for JSON."""
-        told = {"number": self.number, "kind": self.kind.value, "from": self.other.address, "begun": self.begun}
+        other = None if self.other is None else self.other.address
+        told = {"number": self.number, "kind": self.kind.value, "from": other, "begun": self.begun}
         return told | {"accounts": self.accounts, "rows": self.rows}
 
 
@@ -193,9 +194,9 @@ def _plan_unheld(number: int, target: ShardServer, servers: Sequence[ShardServer
         if said.state is NumberState.LEAVING or (has_left and there is not None and said.move == there.move):
             return NumberMove(number, MoveKind.MOVE, each, begun=True)
     if there is not None and there.state is NumberState.LEAVING:
+        # It cannot hold the number before this one has given it away: it may be lost, and off the list.
         other = next((each for each in servers if each.shard.shard_id == there.other_shard), None)
-        if other is not None:
-            return NumberMove(number, MoveKind.TAKE_BACK, other, begun=True)
+        return NumberMove(number, MoveKind.TAKE_BACK, other, begun=True)
     raise RefusedError(_elsewhere(number, servers))
 
 
@@ -225,7 +226,8 @@ def _elsewhere(number: int, servers: Sequence[ShardServer]) -> str:
 
 async def _with_size(move: NumberMove, target: ShardServer) -> NumberMove | None:
     """Add of how many accounts and rows a number is; None where nothing is left to delete."""
-    async with open_database((target if move.kind is MoveKind.TAKE_BACK else move.other).settings) as connection:
+    server = target if move.other is None or move.kind is MoveKind.TAKE_BACK else move.other
+    async with open_database(server.settings) as connection:
         row = await connection.fetchrow(_SIZE, move.number, timeout=_SIZE_SECONDS)
     assert row is not None  # noqa: S101 - an aggregate returns its row
     if move.kind is MoveKind.DELETE and not (row["accounts"] or row["has_lanes"]):

@@ -181,9 +181,9 @@ async def mark_held(source: ShardSession, target: ShardSession, number: int, mov
     await _hold(target, number, NumberState.ARRIVING, move)
 
 
-async def take_back(holder: ShardSession, other: ShardSession, number: int) -> None:
+async def take_back(holder: ShardSession, other: ShardSession | None, number: int) -> None:
     """Give up a move to another server whose number did not come there: its holder goes on with all of it."""
-    if (there := other.server.shard.numbers.get(number)) is not None:
+    if other is not None and (there := other.server.shard.numbers.get(number)) is not None:
         await other.connection.execute(_NOT_ARRIVING, number, there.move)
     said = holder.server.shard.numbers.get(number)
     if said is not None and said.state is NumberState.LEAVING and said.move is not None:

@@ -21,8 +21,9 @@ from infra.kafka.topic_ids import topic_ids
 from infra.postgres import Connection, open_database
 from infra.settings import RecordTime, Settings
 from schemas.catalogue import INPUT_TOPICS
+from workers.ops.books.shards import naming_server
 from workers.ops.clock_decisions import end_decisions
-from workers.ops.numbers import all_holdings
+from workers.ops.numbers import all_holdings, open_of_books
 
 __all__ = ["UNPUBLISHED_AT_MOST", "EndedTopic", "end_topic", "find_ended", "rows_of_lanes", "start_lanes"]
 
@@ -217,11 +218,12 @@ async def rows_of_lanes(settings: Settings, query: str, *arguments: object) -> l
     """
     found = []
     for server, holdings in await all_holdings(settings):
-        try:
-            async with open_database(server) as connection:
-                rows = await connection.fetch(query, *arguments)
-        except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
-            continue
+        with naming_server(server):
+            try:
+                async with open_database(server) as connection:
+                    rows = await connection.fetch(query, *arguments)
+            except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
+                continue
         found += [row for row in rows if holdings.has_number(row["partition"])]
     return found
 
@@ -257,7 +259,7 @@ async def start_lanes(settings: Settings, group: str, topic: str, starts: Mappin
     rows = [(group, topic, place.partition, max(oldest[place], starts[place.partition])) for place in places]
     ours = False
     for server, holdings in await all_holdings(settings):
-        async with open_database(server) as connection:
+        async with open_of_books(server) as connection:
             if await connection.fetchval(_HAS_LANES, group, topic):
                 await connection.executemany(_START, [row for row in rows if holdings.has_number(row[2])])
                 ours = True

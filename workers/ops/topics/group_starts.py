@@ -11,11 +11,10 @@ from aiokafka.errors import CommitFailedError
 
 from infra.kafka.clients import committed_offsets, partitions_of, reader
 from infra.kafka.topic_ids import topic_ids
-from infra.postgres import open_database
 from infra.settings import Settings
 from schemas.catalogue import INPUT_TOPICS
 from workers.ops.group_offsets import ask_coordinator, describe_group
-from workers.ops.numbers import all_holdings
+from workers.ops.numbers import all_holdings, open_of_books
 from workers.ops.topics.change import TopicChange, TopicsError, format_counted
 from workers.ops.topics.ended import UNPUBLISHED_AT_MOST, EndedTopic, end_topic, find_ended, rows_of_lanes, start_lanes
 from workers.topology import GROUP_OF
@@ -156,7 +155,7 @@ async def renew_lanes(
         ended = await find_ended(settings, admin, ids.keys() - created)
         changes += [replace(each, starts=starts) for each in older if (starts := _still_ended(each, ended))]
     for server, holdings in await all_holdings(settings):
-        async with open_database(server) as connection:
+        async with open_of_books(server) as connection:
             for change in changes:
                 starts = {n: offset for n, offset in (change.starts or {}).items() if holdings.has_number(n)}
                 await end_topic(connection, change.group or "", change.topic, ids.get(change.topic), starts)

@@ -410,8 +410,8 @@ async def test_an_error_after_the_stop_says_that_the_number_stands(
     await begun.rollback()
     await move(servers, [1], "1")
 
-    words = "; number 1 stands: run the same command again, or take it back with `--to 0`"
-    assert [True, True] == [each is not None and each.text.endswith(words) for each in said]
+    words = "; number 1 stands: run the same command again, or take it back with `--to 0`, without the other server"
+    assert [True, True] == [each is not None and words in each.text for each in said]
 
 
 async def test_lanes_that_are_being_stopped_wait_for_no_process_that_hangs(servers: Servers, connect: Connect) -> None:
@@ -582,6 +582,30 @@ async def test_a_move_is_given_up_by_moving_to_where_the_number_is(servers: Serv
     assert [True, False] == [shard.holds(1) for shard in await shards_of(servers)]
     assert {**before, "lanes": []} == {**await content_of(servers.first, 1), "lanes": []}
     assert not any((await content_of(servers.second, 1)).values())
+
+
+async def test_a_move_is_given_up_without_the_server_that_it_went_to(servers: Servers) -> None:
+    """That one is lost, and off the list. It cannot hold the number; should it come back, what it has is deleted."""
+    before, alone = await content_of(servers.first, 1), with_shards(servers.first, servers.first_url)
+
+    def break_off(_: int, step: MoveStep) -> None:
+        if step is MoveStep.COPY:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        await move(servers, [1], "1", MoveReport(step=break_off))
+    plan = await plan_moves(alone, [1], "0")
+    await move_numbers(alone, plan, WHO, keep=False, stop=asyncio.Event())
+    holds, left = [shard.holds(1) for shard in await shards_of(servers)], await content_of(servers.second, 1)
+    await move(servers, [1], "0")
+
+    assert [MoveKind.TAKE_BACK] == [each.kind for each in plan.moves]
+    assert [True, False] == holds
+    assert left["journal"]
+    assert {**before, "lanes": []} == {**await content_of(servers.first, 1), "lanes": []}
+    assert not any((await content_of(servers.second, 1)).values())
+    await move(servers, [1], "1")
+    assert await _sound(servers.second)
 
 
 async def test_nothing_of_a_third_server_s_move_is_taken(servers: Servers, connect: Connect) -> None:
